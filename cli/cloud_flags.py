@@ -16,6 +16,12 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
     where = "address to listen on, :: for IPv6 and IPv4; non-loopback addresses require a token, TLS or --insecure"
     flags.add_place_flags(parser, where, listens=True)
     parser.add_argument(
+        "--grpc-port",
+        type=arguments.port,
+        metavar="PORT",
+        help="also take frames in streams of gRPC (--transport grpc of an edge) on this port; 0 lets the system choose",
+    )
+    parser.add_argument(
         "--weights",
         action="append",
         default=[],
@@ -289,3 +295,4 @@ def add_health_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="with --health: CA of the cloud's certificate")
     group.add_argument("--json", action="store_true", help="with --health: print one JSON document")
+    flags.add_transport_flag(group, "with --health: ")

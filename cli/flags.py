@@ -48,8 +48,10 @@ def add_place_flags(parser: argparse.ArgumentParser, host_help: str, *, listens:
         "--port",
         type=arguments.port if listens else arguments.port_there,
         metavar="PORT",
-        help=f"TCP port of the cloud{', 0 lets the system choose' if listens else ''} (default: {defaults.PORT})",
+        help=f"port of the cloud{', 0 lets the system choose' if listens else ''} (default: {defaults.PORT})",
     )
+    if not listens:
+        add_transport_flag(parser)
     add_device_flags(parser)
     parser.add_argument(
         "--token-file",
@@ -111,6 +113,7 @@ def cloud_of(options: argparse.Namespace, own: tuple[str, ...] | None) -> "Cloud
         more=tuple(more),
         token=read_token(options.token_file),
         tls=_tls_of(options, host),
+        transport=options.transport,
         own=own,
         fallback=options.fallback,
         ship="wait" if is_series and options.ship == "background" else options.ship,
@@ -165,6 +168,16 @@ def add_edge_tls_flags(parser: argparse.ArgumentParser) -> None:
         help="use TLS; trust the cloud's certificate if this CA signed it or it is this certificate, and it matches -i",
     )
     add_tls_flags(group)
+
+
+def add_transport_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, more: str = "") -> None:
+    """What frames travel in."""
+    parser.add_argument(
+        "--transport",
+        choices=("tcp", "grpc"),
+        default=defaults.Cloud.TRANSPORT,
+        help=f"{more}what frames travel in: TCP, or a stream of gRPC, to the port of the cloud's --grpc-port",
+    )
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:

@@ -214,6 +214,12 @@ def _with_lines(outcome: Outcome) -> list[str]:
     return [line, f"        {told} ({printable(there.why, 160)})"]
 
 
+def _where(outcome: Outcome) -> str:
+    """Which of several clouds it is, and whether it was another one before."""
+    moved = f", moved {outcome.moved} x" if outcome.moved else ""
+    return f" at {outcome.cloud_place}{moved}" if outcome.is_chosen or moved else ""
+
+
 def _headline(outcome: Outcome) -> Group:
     plan, graph, link = outcome.plan, outcome.graph, outcome.link
     lines = [f"{graph.name}, weights {outcome.origin}, input {outcome.source}"]
@@ -223,7 +229,7 @@ def _headline(outcome: Outcome) -> Group:
             f"link:   up {format_rate(link.up_bytes_per_s)}, down {format_rate(link.down_bytes_per_s)}, "
             f"round trip {format_seconds(link.rtt_s)} ({link.source})"
         )
-        lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}")
+        lines.append(f"cloud:  {printable(outcome.cloud_device or '', 80)}{_where(outcome)}")
     lines += _with_lines(outcome)
     decision = plan.decision
     lines.append(f"cut:    {cut_line(graph, decision, None if link is None else link.up_bytes_per_s)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgecloud.cli import flags, live, script
 from edgecloud.cli.cloud_flags import RAY_FLAGS, build_parser, share_of
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import AppError, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def build_config(options: argparse.Namespace) -> "CloudConfig":
     return CloudConfig(
         host=host,
         port=port,
+        grpc_port=options.grpc_port,
         device=flags.device_of(options),
         cpu_share=share_of(options),
         weights=parse_weights(options.weights),
@@ -134,8 +135,8 @@ def check_worker(config: "CloudConfig") -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Listen, say where, and serve until stopped; returns the exit code. Raises AppError where it cannot begin."""
-    if options.tls_ca is not None or options.json:
-        raise UsageError("--tls-ca and --json require --health")
+    if options.tls_ca is not None or options.json or options.transport != defaults.Cloud.TRANSPORT:
+        raise UsageError("--tls-ca, --json and --transport require --health")
     if options.exit_on_stdin_eof:
         script.exit_at_end_of_stdin()
     config = build_config(options)
@@ -151,6 +152,8 @@ def serve(options: argparse.Namespace) -> int:
         script.announce(f"listening on {addresses.show(*first)}")
         for more in others:
             script.say(f"and on {addresses.show(*more)}")
+        for more in cloud.grpc_addresses:
+            script.announce(f"gRPC on {addresses.show(*more)}")
         gc.freeze()  # what is there now stays: it need not be looked through while requests pass
         cloud.serve()
     return 0
@@ -206,7 +209,7 @@ def ask_health(options: argparse.Namespace) -> int:
 
     host, port = options.health
     tls = client_tls(options.tls_ca, options.tls_cert, options.tls_key, host)
-    answer = health.ask(host, port, read_token(options.token_file), tls)
+    answer = health.ask(host, port, read_token(options.token_file), tls, options.transport)
     script.say(json.dumps(health.to_json(answer)) if options.json else health.to_line(answer))
     return 0 if answer.is_healthy else AppError.exit_code
 

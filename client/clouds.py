@@ -16,7 +16,7 @@ from edgecloud.client.choosing import Said, is_number, is_same, named_by, ranked
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.endpoints import resolve
 from edgecloud.net.messages import State, Status
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.addresses import Place
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, UsageError
@@ -76,8 +76,14 @@ class _Asked:
 class Clouds:
     """Those that the user named. `dial` and `elsewhere` open a connection to the best; from any thread."""
 
-    def __init__(self, named: Sequence[CloudAddress], token: str, tls: "ClientTls | None") -> None:
-        self._named, self._token, self._tls = tuple(named), token, tls
+    def __init__(
+        self,
+        named: Sequence[CloudAddress],
+        token: str,
+        tls: "ClientTls | None",
+        transport: str = defaults.Cloud.TRANSPORT,
+    ) -> None:
+        self._named, self._token, self._tls, self._transport = tuple(named), token, tls, transport
         self._known: dict[CloudAddress, list[CloudAddress]] = {}
         """Addresses of names, as they were looked up last."""
         self._refused: set[CloudAddress] = set()
@@ -170,7 +176,10 @@ class Clouds:
 
     def _dial_one(self, address: CloudAddress, seconds: float) -> Connection:
         self.used = address
-        return connect(address.host, address.port, seconds, tls=self._tls_of(address))
+        return self._connect(address, seconds)
+
+    def _connect(self, address: CloudAddress, seconds: float) -> Connection:
+        return connect(address.host, address.port, seconds, tls=self._tls_of(address), transport=self._transport)
 
     def _tls_of(self, address: CloudAddress) -> "ClientTls | None":
         return self._tls if self._tls is None or not address.name else self._tls.of(address.name)
@@ -260,7 +269,7 @@ class Clouds:
         connection, address = None, asked.address
         try:
             seconds = min(ASK_S, CONNECT_S, deadline.remaining())
-            connection = connect(address.host, address.port, seconds, tls=self._tls_of(address))
+            connection = self._connect(address, seconds)
             asked.is_taken = True
             until, began = Deadline.after(seconds, "no STATUS answer"), time.perf_counter()
             connection.send(Status(self._token), until)

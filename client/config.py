@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Ship = Literal["background", "wait", "off"]
 Overlapping = Literal["auto", "off"]
+TransportName = Literal["tcp", "grpc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class CloudConfig:
     """Further clouds: whenever the edge connects it takes the one with the least queued seconds."""
     token: str = ""
     tls: "ClientTls | None" = None
+    transport: TransportName = defaults.Cloud.TRANSPORT
+    """What frames travel in: TCP itself, or a stream of gRPC."""
     own: tuple[str, ...] | None = None
     """Start a cloud on loopback with these arguments, and use that one."""
     fallback: Mode = defaults.Cloud.FALLBACK

@@ -88,6 +88,7 @@ class ConnectionConfig:
     window: int = 6
     """Requests under way at once."""
     tls: "ClientTls | None" = None
+    transport: str = CloudConfig.transport
     up_bytes_per_s: float | None = None
     """Believed of both ways, whenever the link would be measured."""
     link: Link | None = None
@@ -118,6 +119,7 @@ def connection_of(
         config.cloud.ready_s,
         config.cloud.timeout_s,
         tls=config.cloud.tls,
+        transport=config.cloud.transport,
         up_bytes_per_s=config.link.up_bytes_per_s,
         link=config.link.given,
         on_sample=None if recorder is None else recorder.note,
@@ -210,7 +212,7 @@ class ConnectionManager:
         self._config, self._layers = config, layers
         self._hellos = [replace(hello, moves=True) for hello in hellos]
         token = hellos[0].token if hellos else ""
-        self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls)
+        self._clouds = Clouds([CloudAddress(*config.address), *config.more], token, config.tls, config.transport)
         self._seen_off: list[MultiplexedClient] = []
         """Connections that were left for others, while requests come back over them."""
         if config.shipping is not None:
@@ -718,7 +720,8 @@ class ConnectionManager:
 
     def _peer_again(self, seconds: float) -> Connection:
         """The one cloud that there is, by its address in numbers: no name server is asked."""
-        return connect(*(self._peer or self._config.address), seconds, tls=self._config.tls)
+        config = self._config
+        return connect(*(self._peer or config.address), seconds, tls=config.tls, transport=config.transport)
 
     @property
     def _rtt_s(self) -> float:

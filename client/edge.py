@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecloud.client.chunks import Departure, fitted, stages_of
-from edgecloud.client.config import EdgeConfig
+from edgecloud.client.config import CloudConfig, EdgeConfig
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
 from edgecloud.client.multiplexed import MovedError, MultiplexedClient, Request
 from edgecloud.engine.auto_executor import AutoExecutor, Choice
@@ -83,6 +83,7 @@ class Edge:
     """Keeps the connection to a cloud, where one is wanted."""
     tls: "ClientTls | None" = None
     """Whom it trusts to be its cloud; None is without TLS."""
+    transport: str = CloudConfig.transport
     why_backend: str = ""
     """Why it is computed with this back-end."""
     computing: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -112,7 +113,14 @@ class Edge:
         device = config.device
         chosen = choose(network, device.name, share, device.backend, device.cache_dir)
         chosen.executor.look_for_limit()
-        return cls(entry, network, chosen.executor, tls=config.cloud.tls, why_backend=chosen.why)
+        return cls(
+            entry,
+            network,
+            chosen.executor,
+            tls=config.cloud.tls,
+            transport=config.cloud.transport,
+            why_backend=chosen.why,
+        )
 
     @cached_property
     def row_shares(self) -> tuple[RowsOf, RowsOf]:
@@ -155,7 +163,9 @@ class Edge:
 
     def connect(self, host: str, port: int, token: str, ready_s: float) -> Ready:
         """Connect and agree on the network, which the cloud may have to load. Raises what `handshake` does."""
-        manager = self.use(ConnectionConfig((host, port), ready_s=ready_s, tls=self.tls), token)
+        manager = self.use(
+            ConnectionConfig((host, port), ready_s=ready_s, tls=self.tls, transport=self.transport), token
+        )
         return manager.connect().ready[self.graph.name]
 
     def status(self, timeout_s: float) -> State:

@@ -25,7 +25,7 @@ TOKENS, TOKENS_PER_SUCCESS = 10.0, 0.1
 
 Mode = Literal["on", "off", "always"]
 """Of `--fallback`: whether what the cloud does not do is done here; `always`: also where none was ever there."""
-OURS_TO_MEND = frozenset({"MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS"})
+OURS_TO_MEND = frozenset({"MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS", "TRANSPORT"})
 """Refusals in the first handshake that waiting does not change: another network, or a wrong token."""
 
 BreakerState = Literal["closed", "open", "half-open"]

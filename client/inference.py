@@ -181,7 +181,9 @@ def measure(prepared: Prepared, runner: Runner, config: EdgeConfig, progress: Sh
     shipping = None if edge.cloud is None else edge.cloud.shipped
     outcome = replace(outcome, reconnects=runner.reconnects, prospects=found, shipping=shipping)
     if edge.cloud is not None:
-        outcome = replace(outcome, moved=edge.cloud.moved, cloud_place=edge.cloud.place)
+        outcome = replace(
+            outcome, moved=edge.cloud.moved, cloud_place=edge.cloud.place, is_chosen=bool(config.cloud.more)
+        )
     return replace(outcome, cpu_share=config.cpu_share)
 
 

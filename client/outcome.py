@@ -200,7 +200,9 @@ class Outcome:
     moved: int = 0
     """... and where a cloud asked for that."""
     cloud_place: str = ""
-    """Where the cloud is that was used last: address in numbers and port; "" for none."""
+    """Where the cloud is that was used last: address in numbers and port; "" for none ..."""
+    is_chosen: bool = False
+    """... and whether it is one of several that were named."""
     prospects: Prospects | None = None
     """Where a cut would pay; None where that is not looked for."""
     cpu_share: float | None = None

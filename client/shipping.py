@@ -23,6 +23,7 @@ from edgecloud.models.network import Network
 from edgecloud.models.registry import Entry
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.messages import Offer, Piece, Proof, Want
+from edgecloud.utils import defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ProtocolError
 from edgecloud.utils.units import format_seconds, printable
@@ -63,7 +64,7 @@ def shipping_of(
         return None
     folder, weights = config.device.cache_dir, config.weights
     makers = {network.graph.name: maker_of(entry, network, computing, folder, weights) for entry, network in networks}
-    return Shipping(address, config.cloud.token, config.cloud.tls, makers)
+    return Shipping(address, config.cloud.token, config.cloud.tls, makers, config.cloud.transport)
 
 
 OnShipped = Callable[[str, str], None]
@@ -79,9 +80,11 @@ class Shipping:
         token: str,
         tls: "ClientTls | None",
         makers: Mapping[str, MakeParcel],
+        transport: str = defaults.Cloud.TRANSPORT,
     ) -> None:
         """`address` is that of the cloud; `makers` make what is sent, by the names of the networks."""
         self._address, self._token, self._tls, self._makers = address, token, tls, makers
+        self._transport = transport
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
@@ -180,7 +183,7 @@ class Shipping:
             time.sleep(min(0.1, seconds))
 
     def _send(self, model: str, parcel: Parcel) -> None:
-        connection = self._connection = connect(*self._address, CONNECT_S, tls=self._tls)
+        connection = self._connection = connect(*self._address, CONNECT_S, tls=self._tls, transport=self._transport)
         try:
             if self._is_leaving:
                 return

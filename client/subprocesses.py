@@ -29,7 +29,7 @@ from edgecloud.utils.output import complain
 
 START_S = 300.0
 STOP_S = 5.0
-LISTENING = "listening on "
+LISTENING, LISTENING_GRPC = "listening on ", "gRPC on "
 MOST_KEPT = 200
 """Lines of a child that starts."""
 
@@ -55,20 +55,21 @@ class Child:
         )
         self._words = _Words(self._process.stderr, self._name)
 
-    def address(self) -> tuple[str, int]:
-        """Wait until it listens. Raises AppError, with what it says itself, where it ends or says nothing."""
+    def address(self, listening: str = LISTENING) -> tuple[str, int]:
+        """Wait until it says that it listens, in a line that begins so. Raises AppError, with what it says itself,
+        where it ends or says nothing."""
         assert self._process.stdout is not None  # asked for above
         timer = threading.Timer(START_S, self._process.kill)  # ends the wait for a line that never comes
         timer.daemon = True  # Ctrl-C may come before it can be cancelled
         timer.start()
         try:
-            line = next((line for line in self._process.stdout if line.startswith(LISTENING)), None)
+            line = next((line for line in self._process.stdout if line.startswith(listening)), None)
         finally:
             timer.cancel()
         if line is None:
             raise self._failure()
         self._words.let_through()
-        host, _, port = line.strip().removeprefix(LISTENING).rpartition(":")
+        host, _, port = line.strip().removeprefix(listening).rpartition(":")
         return host.strip("[]"), int(port)
 
     def _failure(self) -> AppError:
@@ -164,6 +165,8 @@ def own_cloud_flags(
         flags += ["--codec-file", str(path.resolve())]
     if options.token_file:
         flags += ["--token-file", str(options.token_file.resolve())]
+    if options.transport == "grpc":
+        flags += ["--grpc-port", "0"]
     return (*flags, *network_flags(models), *codec_flags(*codecs))
 
 
@@ -251,7 +254,8 @@ class CloudAccess:
         Raises ConnectError where nobody is behind an emulated link, unless that is not to be checked.
         """
         self.start()
-        address = self.remote if self.child is None else self.child.address()
+        listening = LISTENING_GRPC if self.own is not None and "--grpc-port" in self.own else LISTENING
+        address = self.remote if self.child is None else self.child.address(listening)
         if self.link_shape is None:
             return address
         if is_checked:  # the relay could not say that nobody is there

@@ -32,7 +32,8 @@ class Cloud:
     `networks` are what `load` takes: names, files, `(module, example_input)`, or networks that are loaded; only these
     are served. `port` 0 lets the system choose; `address` says which it was. Other machines reach it with `host`
     `"0.0.0.0"`, which needs a `token` (8 to 1,024 characters, the same on both sides; None takes $EDGE_CLOUD_TOKEN
-    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. `device`,
+    where it is set), TLS (`tls_cert`, `tls_key`, perhaps `tls_client_ca`: PEM files), or `insecure=True`. With
+    `grpc_port` it also takes edges with `transport="grpc"`, at `grpc_address`; 0 lets the system choose. `device`,
     `backend` and `threads` are as for `Edge`; with `accept_networks` networks of edges that authenticated, or on
     loopback, are taken as well, run in processes of their own (docs/operating.md), and kept in the folder
     `network_store`, or until it is closed; `max_batch` requests for one network and one cut are computed together.
@@ -59,6 +60,7 @@ class Cloud:
         accept_networks: bool = False,
         network_store: str | Path | None = None,
         port: int = 0,
+        grpc_port: int | None = None,
         host: str = CloudConfig.host,
         token: str | None = None,
         device: str = DeviceConfig.name,
@@ -84,6 +86,7 @@ class Cloud:
             config = CloudConfig(
                 host=host,
                 port=port,
+                grpc_port=grpc_port,
                 device=DeviceConfig(name=device, threads=threads, backend=backend, cache_dir=cache_of(cache_dir)),
                 token=secret,
                 tls=tls,
@@ -127,6 +130,7 @@ class Cloud:
         try:
             cloud.check_weights()
             self._place = cloud.server.open()
+            self._grpc_places = cloud.server.grpc_addresses
             cloud.begin()
         except BaseException:
             _Switching.end()
@@ -142,6 +146,18 @@ class Cloud:
     def addresses(self) -> list[tuple[str, int]]:
         """Host and port of everything that it listens on, that of `address` first."""
         return [self._place, *self._cloud.server.addresses[1:]]
+
+    @property
+    def grpc_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of everything that it listens on for gRPC."""
+        return self._cloud.server.grpc_addresses
+
+    @property
+    def grpc_address(self) -> str:
+        """HOST:PORT, as `Edge` takes it with `transport="grpc"`. Raises UsageError without `grpc_port`."""
+        if not self._grpc_places:
+            raise UsageError("this cloud does not listen for gRPC: give it a grpc_port")
+        return addresses.show(*self._grpc_places[0])
 
     def serve(self) -> None:
         """Serve in this thread until it is stopped. Only where it does not do so already: see `of`."""

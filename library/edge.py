@@ -21,6 +21,7 @@ from edgecloud.client.config import (
     LinkConfig,
     Overlapping,
     Ship,
+    TransportName,
 )
 from edgecloud.client.edge import Answered
 from edgecloud.client.edge_client import WINDOW, EdgeClient, silent
@@ -112,7 +113,8 @@ class Edge:
     `codec_files` are learned codecs (`deployment.py bottleneck`), which the cloud needs too. With `overlap="auto"` a
     tensor leaves in chunks where that is faster (docs/overlap.md); `"off"` lets one stage wait for the other.
     `token` is the cloud's secret (None takes $EDGE_CLOUD_TOKEN where it is set); `tls_ca`, `tls_cert` and `tls_key` are
-    PEM files. `threads` compute one layer (None: as torch is set; else it is set for this whole process). `backend` is
+    PEM files. `transport="grpc"` sends the same frames in a stream of gRPC (docs/wire.md). `threads` compute one layer
+    (None: as torch is set; else it is set for this whole process). `backend` is
     `torch`, `onnxruntime`, which runs bundles, or `auto`, the one that was measured to be faster. `emulate_cpu`
     emulates a device that has this share of one core, `emulate_link` a link written UP[,RTT[,DOWN]], such as
     `"5mbit,20ms"` (docs/emulation.md). `record` writes a trace of the link to a new file. `power` and
@@ -165,6 +167,7 @@ class Edge:
         tls_ca: str | Path | None = None,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
+        transport: TransportName = CloudConfig.transport,
         cache_dir: str | Path | None = None,
     ) -> None:
         what, cloud = _network_and_cloud(net, more, cloud)
@@ -174,7 +177,15 @@ class Edge:
         if cloud is None:
             point = _all_here(self.net.graph.points, point)
         goal = goal_of(objective)
-        _check_choices(fallback=fallback, ship=ship, overlap=overlap, times=times, window=window, backend=backend)
+        _check_choices(
+            fallback=fallback,
+            ship=ship,
+            overlap=overlap,
+            transport=transport,
+            times=times,
+            window=window,
+            backend=backend,
+        )
         if point is not None and goal != Goal():
             raise UsageError("point says where to cut, and objective what to search for: give one of them")
         if link is not None and not isinstance(link, Link):
@@ -199,6 +210,7 @@ class Edge:
                     more=tuple((other.host, other.port or 0) for other in others),
                     token=token_of(token),
                     tls=_tls(tls_ca, tls_cert, tls_key, place.host),
+                    transport=transport,
                     fallback=fallback,
                     ship=ship,
                     timeout_s=duration_s(timeout),
@@ -447,11 +459,14 @@ def _all_here(points: Sequence[object], point: int | None) -> int:
     return last
 
 
-def _check_choices(*, fallback: str, ship: str, overlap: str, times: str, window: int, backend: str) -> None:
+def _check_choices(
+    *, fallback: str, ship: str, overlap: str, transport: str, times: str, window: int, backend: str
+) -> None:
     given = (
         ("fallback", fallback, get_args(Mode)),
         ("ship", ship, get_args(Ship)),
         ("overlap", overlap, get_args(Overlapping)),
+        ("transport", transport, get_args(TransportName)),
         ("times", times, POLICIES),
         ("backend", backend, (AUTO, *BACKENDS)),
     )

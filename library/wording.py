@@ -24,6 +24,8 @@ KEYWORDS = {
     "--cloud-times": "cloud_times",
     "--power": "power",
     "--radio": "radio",
+    "--transport": "transport",
+    "--grpc-port": "grpc_port",
     "--tls-ca": "tls_ca",
     "--tls-cert": "tls_cert",
     "--tls-key": "tls_key",

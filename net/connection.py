@@ -20,7 +20,7 @@ from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, pack_p
 from edgecloud.net.messages import Error, M, Message, Move, from_header, to_header
 from edgecloud.net.refusals import refusal
 from edgecloud.net.transport import Plain, Transport
-from edgecloud.utils import addresses
+from edgecloud.utils import addresses, defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, PeerClosedError, ProtocolError
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # else imported where TLS is used
     from edgecloud.net.tls import ClientTls
 
 BURST_BYTES = 16 * 1024  # what a shaped link lets through at once; it says nothing about the rate
+CHECKED_S = 1.0  # how long who has asked for our health may take to leave
 CONNECT_S = 5.0  # how long an edge waits for a cloud to take its connection
 DROPPED_BYTES, REFUSED_READS = 64 << 10, 16  # of a read that is dropped; how many when a peer is refused
 PATIENCE_S = 5.0  # how long a frame may be slower than the minimum rate
@@ -93,6 +94,8 @@ class Connection:
     """What it was opened to, as that was given; empty on the side that listens."""
     on_move: Callable[[Move], None] | None = None
     """Is told of a MOVE, which may come between any two frames; None: it is a frame like all others."""
+    is_grpc: bool = False
+    """Whether the other side has to begin with a call of gRPC; so it is refused in those words."""
 
     def __post_init__(self) -> None:
         self._plain = Plain(self.sock)
@@ -111,14 +114,51 @@ class Connection:
         self._is_cut = True  # no frame may leave before
         try:
             secure.shake(deadline)
-        except PlainPeerError:
+        except PlainPeerError as error:
             self._is_cut = False  # it understands what we say without
+            self.is_grpc = self.is_grpc and error.is_http2
             raise
         except PeerClosedError as error:
             raise error if secure.has_heard else ClosedAtBoundaryError(str(error)) from None
         except OSError as error:
             raise _lost(error, deadline) from None
         self._transport, self._is_cut = secure, False
+
+    def call(self, authority: str) -> None:
+        """From now on everything travels in a stream of gRPC: call the cloud of this name, HOST:PORT. The call leaves
+        with the first message, and what becomes of it is said when something is received."""
+        from edgecloud.net.calls import Caller
+        from edgecloud.net.streams import Stream
+
+        is_secure = self._transport is not self._plain
+        self._transport = Stream(self._transport, Caller(authority, is_secure=is_secure))
+
+    def take_call(self, deadline: Deadline, *, is_serving: bool = True) -> None:
+        """The same for a cloud: wait for the call. `is_serving` is what a health check of gRPC is told.
+
+        Raises ClosedAtBoundaryError where the other side left, or wanted no more than that, and ProtocolError.
+        """
+        from edgecloud.net.calls import Service, TransportError
+        from edgecloud.net.streams import Stream
+
+        stream = Stream(self._transport, Service(is_serving=is_serving))
+        try:
+            stream.shake(deadline)
+        except TransportError:
+            self.is_grpc = False  # so it understands
+            raise
+        except PeerClosedError as error:
+            if stream.is_called:  # a health check
+                self._transport, self.is_grpc = stream, False
+                self.end(CHECKED_S)
+            raise ClosedAtBoundaryError(str(error)) from None
+        except OSError as error:
+            raise _lost(error, deadline) from None
+        except ProtocolError:
+            if stream.is_called:  # of another method, say, and that was answered
+                self._transport, self.is_grpc = stream, False
+            raise
+        self._transport, self.is_grpc = stream, False
 
     @property
     def peer(self) -> tuple[str, int] | None:
@@ -236,8 +276,14 @@ class Connection:
     def hear(self, deadline: Deadline) -> Frame | None:
         """The next frame, if one has come that nobody has read; of a MOVE `on_move` is told instead. Raises what
         `receive` does."""
+        start = memoryview(bytearray(PREFIX_BYTES))
         while self.has_news():
-            frame = self._receive(deadline, None)
+            got = self._receive_some(start, deadline)
+            if got is None:  # what TLS or HTTP/2 say to each other
+                continue
+            if not got:  # the next request meets it
+                break
+            frame = self._receive_rest(start, got, deadline)
             if frame.kind is not FrameType.MOVE or self.on_move is None:
                 return frame
             self.on_move(frame.read(Move))
@@ -259,6 +305,18 @@ class Connection:
         if not got:
             raise ClosedAtBoundaryError("the other side closed the connection")
         inside = deadline if frame_s is None else Deadline.after(frame_s, "no complete frame received")
+        return self._receive_rest(start, got, inside, is_unauthenticated=is_unauthenticated, is_awaited=is_awaited)
+
+    def _receive_rest(
+        self,
+        start: memoryview,
+        got: int,
+        inside: Deadline,
+        *,
+        is_unauthenticated: bool = False,
+        is_awaited: bool = False,
+    ) -> Frame:
+        """A frame of whose start so many bytes have come; whether somebody had waited for it."""
         progress = _Progress(time.monotonic(), self.received_bytes, is_followed=is_awaited)
         while True:  # whoever speaks something else need not say all of it
             prefix = parse_start(start[:got], self.limits)
@@ -325,6 +383,9 @@ class Connection:
 
     def peer_has_left(self) -> bool:
         """Whether the other side has closed; what it has sent stays unread."""
+        has_left = getattr(self._transport, "has_left", None)
+        if has_left is not None:
+            return bool(has_left())
         self.sock.settimeout(0)
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
@@ -337,10 +398,18 @@ class Connection:
         """Send a refusal and close in good order, in at most `seconds` and a megabyte of what the peer still sends."""
         deadline = Deadline.after(seconds, "a refusal")
         with contextlib.suppress(AppError, OSError):
-            self.send(error, deadline)
+            if self.is_grpc and not self._is_cut:
+                self._transport.send([memoryview(refusal_of(error, is_grpc=True))], deadline.remaining())
+            elif not getattr(self._transport, "is_over", False):
+                self.send(error, deadline)
         with contextlib.suppress(AppError, OSError):
-            self._drop_rest(deadline, REFUSED_READS)
+            self._drop_rest(deadline, REFUSED_READS, error)
         self.close()
+
+    def leave(self) -> None:
+        """The other side sends no more: say, where the transport has words for it, that this side does not either."""
+        if hasattr(self._transport, "is_over"):
+            self.end(CHECKED_S)
 
     def end(self, seconds: float) -> None:
         """Close in good order: what was sent arrives, what the other side still sends is dropped for `seconds`."""
@@ -348,11 +417,11 @@ class Connection:
             self._drop_rest(Deadline.after(seconds, "the end"), math.inf)
         self.close()
 
-    def _drop_rest(self, deadline: Deadline, most_reads: float) -> None:
+    def _drop_rest(self, deadline: Deadline, most_reads: float, why: Error | None = None) -> None:
         """Send no more, and drop what the other side still sends, until it closes or the deadline. Closing with unread
         bytes would reset the connection, and lose what is on its way."""
         if not self._is_cut:
-            self._transport.farewell(deadline.remaining())
+            self._transport.farewell(deadline.remaining(), why)
         self.sock.shutdown(socket.SHUT_WR)
         scratch = memoryview(bytearray(DROPPED_BYTES))
         reads = 0
@@ -365,6 +434,16 @@ class Connection:
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
         self._plain.out.close()  # the same one, or its twin
+
+
+def refusal_of(error: Error, *, is_grpc: bool) -> bytes:
+    """The bytes of a refusal for whoever has not been heard yet."""
+    if is_grpc:
+        from edgecloud.net import calls
+
+        return calls.refusal(error)
+    header = plain_pickle.dumps(to_header(error))
+    return pack_prefix(Error.TYPE, len(header), 0) + header
 
 
 @dataclass(slots=True)
@@ -414,34 +493,48 @@ def _lost(error: OSError, deadline: Deadline) -> AppError:
 
 
 def connect(
-    host: str, port: int, timeout_s: float, limits: Limits | None = None, tls: "ClientTls | None" = None
+    host: str,
+    port: int,
+    timeout_s: float,
+    limits: Limits | None = None,
+    tls: "ClientTls | None" = None,
+    transport: str = defaults.Cloud.TRANSPORT,
 ) -> Connection:
-    """Open a connection, with TLS where that is given. Raises ConnectError that says what to do, as HandshakeLostError
-    where a connection was taken and came to nothing."""
+    """Open a connection, with TLS where that is given, as a stream of gRPC where the transport is `grpc`. Raises
+    ConnectError that says what to do, as HandshakeLostError where a connection was taken and came to nothing."""
     place = addresses.show(host, port)
     deadline = Deadline.after(
         timeout_s, f"the cloud at {place} did not complete the TLS handshake within {timeout_s:g} s"
     )
     connection = Connection(dial(host, port, timeout_s), limits or Limits(), place=place)
+    is_grpc = transport == "grpc"
+    called = place if tls is None else addresses.show(tls.hostname, port)
     if tls is not None:
         try:
-            _secure(connection, tls, deadline)
+            _secure(connection, tls, deadline, called if is_grpc else "")
         except AppError as error:
             connection.close()
             is_told = isinstance(error, ConnectError)
             raise (
                 error if is_told else HandshakeLostError(f"TLS handshake with the cloud at {place} failed: {error}")
             ) from None
+    if is_grpc:
+        connection.call(called)
     return connection
 
 
-def _secure(connection: Connection, tls: "ClientTls", deadline: Deadline) -> None:
-    """Agree on TLS with a cloud, or learn why it does not: what refuses at the door says so without TLS."""
-    from edgecloud.net.tls import PlainPeerError
+def _secure(connection: Connection, tls: "ClientTls", deadline: Deadline, called: str) -> None:
+    """Agree on TLS with a cloud, or learn why it does not: what refuses at the door says so without TLS. `called` is
+    its name where it will be called, and "" where frames follow."""
+    from edgecloud.net.tls import ALPN, PlainPeerError
 
+    if called:
+        tls.context.set_alpn_protocols(ALPN)
     try:
         connection.secure(tls.context, deadline, tls.hostname)
     except PlainPeerError:
+        if called:
+            connection.call(called)
         frame = connection.receive(deadline)
         error = from_header(Error, frame.header) if frame.kind is FrameType.ERROR else None
         if error is None or error.code == "BAD_MAGIC":

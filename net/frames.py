@@ -22,6 +22,7 @@ VERSION = 1
 _PREFIX = struct.Struct(">4sBBHIQ")
 PREFIX_BYTES = _PREFIX.size
 _TLS_FIRST = b"\x16"  # a handshake of any version
+_HTTP2_FIRST = b"PRI "
 
 SMALL_HEADER_BYTES = 2 << 10  # a token has at most 1 KiB, the text of an ERROR at most 300 characters
 HELLO_HEADER_BYTES = 8 << 10
@@ -148,4 +149,6 @@ def parse_start(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
 def _not_ours(first: bytes) -> BadMagicError:
     if first.startswith(_TLS_FIRST):
         return BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+    if first == _HTTP2_FIRST:
+        return BadMagicError("HTTP/2 on a port without gRPC: use the port of --grpc-port")
     return BadMagicError(f"not this protocol: the first bytes are {first!r}")

@@ -56,7 +56,7 @@ class Denial:
     retry_after_s: float = 0.0
 
 
-_GARBAGE = ("BAD_MAGIC", "TOO_LARGE", "MALFORMED", "PROTOCOL", "TLS")
+_GARBAGE = ("BAD_MAGIC", "TOO_LARGE", "MALFORMED", "PROTOCOL", "TLS", "TRANSPORT")
 _FAULTS: dict[str, Fault] = {"TOKEN": Fault.TOKEN, **dict.fromkeys(_GARBAGE, Fault.GARBAGE)}
 _FAULTS_OF_STRANGERS: dict[str, Fault] = _FAULTS | {"DEADLINE": Fault.SILENCE}
 """By the code of an error. Who has said a good HELLO may be idle or slow."""

@@ -11,6 +11,7 @@ _REFUSALS: dict[str, type[AppError]] = {
     "TOKEN": ConnectError,
     "BUSY": ConnectError,
     "TLS": ConnectError,
+    "TRANSPORT": ConnectError,
     "PENALTY": ConnectError,
     "DEADLINE": DeadlineError,
     "USAGE": UsageError,

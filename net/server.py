@@ -1,4 +1,4 @@
-"""A TCP server: one thread per connection, connection limits, and draining."""
+"""A TCP server: one thread per connection, connection limits, and draining. One of its ports may be that of gRPC."""
 
 import contextlib
 import logging
@@ -10,17 +10,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgecloud.net import plain_pickle
-from edgecloud.net.connection import ClosedAtBoundaryError, Connection
+from edgecloud.net.connection import ClosedAtBoundaryError, Connection, refusal_of
 from edgecloud.net.endpoints import listen, name_of
-from edgecloud.net.frames import Limits, pack_prefix
-from edgecloud.net.messages import Error, to_header
+from edgecloud.net.frames import Limits
+from edgecloud.net.messages import Error
 from edgecloud.net.metrics import Metrics, NoMetrics
 from edgecloud.net.pacing import Bucket, Spending
 from edgecloud.net.penalties import AdmissionControl, Denial, Policy, fault_of, payer_of
 from edgecloud.net.sources import Account, Sources
 from edgecloud.utils import addresses, defaults
-from edgecloud.utils.errors import AppError, PeerClosedError
+from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError
 from edgecloud.utils.flood_log import FloodLog
 from edgecloud.utils.units import printable
 
@@ -103,6 +102,8 @@ class Server:
     metrics: Metrics = field(default_factory=NoMetrics)
     small_per_s: float = defaults.Server.SMALL_PER_S
     """Of one source; see net.pacing."""
+    grpc_port: int | None = None
+    """Where connections are those of gRPC (`Connection.is_grpc`); None: nowhere."""
 
     def open(self) -> tuple[str, int]:
         """Listen on every address of the host; returns the first, with the chosen port where 0 was asked for.
@@ -110,10 +111,17 @@ class Server:
         Raises ConnectError.
         """
         self._listeners = listen(self.host, self.port, BACKLOG)
+        self._grpc_listeners: list[socket.socket] = []
+        if self.grpc_port is not None:
+            try:
+                self._grpc_listeners = listen(self.host, self.grpc_port, BACKLOG, "--grpc-port")
+            except ConnectError:
+                self._close_listeners()
+                raise
         self._ready = selectors.DefaultSelector()
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._grpc_listeners):
             listener.setblocking(False)
-            self._ready.register(listener, selectors.EVENT_READ)
+            self._ready.register(listener, selectors.EVENT_READ, data=listener in self._grpc_listeners)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._refusers = threading.Semaphore(REFUSERS)
@@ -126,8 +134,17 @@ class Server:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """All that it listens on."""
+        """All that it listens on, without gRPC."""
         return [name_of(listener) for listener in self._listeners]
+
+    @property
+    def grpc_addresses(self) -> list[tuple[str, int]]:
+        """All that it listens on for gRPC."""
+        return [name_of(listener) for listener in self._grpc_listeners]
+
+    def _close_listeners(self) -> None:
+        for listener in (*self._listeners, *self._grpc_listeners):
+            listener.close()
 
     def serve(self) -> None:
         """Accept until stopped, then let requests in hand finish for at most `drain_s` seconds."""
@@ -135,15 +152,14 @@ class Server:
             self._accept(STOP_NOTICED_S)
         self._drain()
         self._ready.close()
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
 
     def _accept(self, seconds: float) -> None:
         """Wait a moment for a connection, of each address at most one."""
         for key, _ in self._ready.select(seconds):
-            self._accept_from(key.fileobj)  # type: ignore[arg-type]  # only listeners are registered
+            self._accept_from(key.fileobj, is_grpc=key.data)  # type: ignore[arg-type]  # only listeners are registered
 
-    def _accept_from(self, listener: socket.socket) -> None:
+    def _accept_from(self, listener: socket.socket, *, is_grpc: bool) -> None:
         try:
             sock, address = listener.accept()
         except BlockingIOError:
@@ -153,7 +169,7 @@ class Server:
             self._stopping.wait(0.1)
             return
         try:
-            self._admit(sock, *_named(sock, address))
+            self._admit(sock, *_named(sock, address), is_grpc=is_grpc)
         except OSError as error:  # it has gone again
             log.info("! %s: %s", address, error)
             sock.close()
@@ -208,10 +224,10 @@ class Server:
                 raise PeerClosedError("evicted to admit another connection")
         peer.turn_at = 0.0
 
-    def _admit(self, sock: socket.socket, address: str, name: str) -> None:
+    def _admit(self, sock: socket.socket, address: str, name: str, *, is_grpc: bool) -> None:
         flood = self._flood_of(payer_of(address))
         if flood is not None:
-            self._turn_away(sock, name, flood, is_flood=True)
+            self._turn_away(sock, name, flood, is_flood=True, is_grpc=is_grpc)
             return
         with self._lock:
             denial = self._door.admit(address, time.monotonic())
@@ -219,11 +235,11 @@ class Server:
                 self._door.leave(address)
                 denial = Denial("BUSY", self._full)
             if denial is None:
-                peer = self._meet(sock, address, name)
+                peer = self._meet(sock, address, name, is_grpc=is_grpc)
                 thread = threading.Thread(target=self._run, args=(peer,), name=f"peer {name}", daemon=True)
                 self._peers[peer] = thread
         if denial is not None:
-            self._turn_away(sock, name, denial)
+            self._turn_away(sock, name, denial, is_grpc=is_grpc)
             return
         try:
             thread.start()
@@ -266,9 +282,9 @@ class Server:
             peer.connection.sock.shutdown(socket.SHUT_RD)  # its thread wakes up, and says why
         return True
 
-    def _meet(self, sock: socket.socket, address: str, name: str) -> Peer:
+    def _meet(self, sock: socket.socket, address: str, name: str, *, is_grpc: bool) -> Peer:
         try:
-            connection = Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s)
+            connection = Connection(sock, self.limits, self.min_bytes_per_s, self.min_bytes_per_s, is_grpc=is_grpc)
         except OSError:  # it has gone again
             self._door.leave(address)
             raise
@@ -285,7 +301,9 @@ class Server:
             if self._peers.pop(peer, None) is not None:
                 self._leave(peer)
 
-    def _turn_away(self, sock: socket.socket, name: str, denial: Denial, *, is_flood: bool = False) -> None:
+    def _turn_away(
+        self, sock: socket.socket, name: str, denial: Denial, *, is_flood: bool = False, is_grpc: bool
+    ) -> None:
         self._refusals.tell("! %s refused, %s: %s", name, denial.code, denial.text)
         self.metrics.refused(denial.code, name)
         error = Error(denial.code, denial.text, retry_after_s=denial.retry_after_s)
@@ -293,15 +311,14 @@ class Server:
         if not is_patient:  # a flood, or who is penalised: what the kernel takes at once, and no more manners
             with contextlib.suppress(OSError):
                 sock.setblocking(False)
-                header = plain_pickle.dumps(to_header(error))
-                sock.send(pack_prefix(Error.TYPE, len(header), 0) + header)
+                sock.send(refusal_of(error, is_grpc=is_grpc))
             sock.close()
             self._stopping.wait(self._turned_away.pay(1, time.monotonic()))
             return
 
         def refuse() -> None:
             try:
-                Connection(sock, self.limits).refuse(error, REFUSAL_S)
+                Connection(sock, self.limits, is_grpc=is_grpc).refuse(error, REFUSAL_S)
             except OSError:
                 sock.close()
             finally:
@@ -331,6 +348,7 @@ class Server:
         except ClosedAtBoundaryError as error:
             if peer.is_evicted:
                 self._fail(peer, error)
+            peer.connection.leave()
         except AppError as error:
             if self.is_stopping and not peer.is_working:
                 return  # it is us who closed it
@@ -350,14 +368,17 @@ class Server:
         with self._lock:
             peers = dict(self._peers)
         began = time.monotonic()
+        received = {peer: peer.connection.received_bytes for peer in peers}
         for peer in peers:
             if not peer.is_working and not peer.moves:
                 peer.connection.close()
         while time.monotonic() < end and any(thread.is_alive() for thread in peers.values()):
             self._accept(DRAINED_NOTICED_S)
-            unused = time.monotonic() - UNUSED_S
+            now = time.monotonic()
             for peer in peers:
-                if peer.moves and not peer.is_working and max(peer.used_at, began) < unused:
+                if peer.connection.received_bytes != received.get(peer):  # a request is on its way, say
+                    received[peer], peer.used_at = peer.connection.received_bytes, now
+                if peer.moves and not peer.is_working and max(peer.used_at, began) < now - UNUSED_S:
                     peer.connection.close()
         with self._lock:
             left = list(self._peers)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecloud.net.frames import MAGIC
+from edgecloud.net.messages import Error
 from edgecloud.net.transport import Plain
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError, UsageError
@@ -20,7 +21,8 @@ AHEAD_BYTES = 64 << 10  # encrypted at once
 INBOX_BYTES = 64 << 10
 MOST_UNASKED = 64 << 10  # that we may owe as answers to what an unauthenticated client sends within TLS
 ALERT_S = 1.0
-_PLAIN_FIRST = MAGIC[:1]  # no record of TLS begins with this byte
+_PLAIN_FIRST = (MAGIC[:1], b"P", b"\0")  # of frames and of HTTP/2, either way; no record of TLS begins with these
+ALPN = ["h2"]  # as gRPC has it; who asks for nothing speaks frames
 _TLS_FIRST = (b"\x16", b"\x15")  # of a handshake, or of the alert that ends one
 
 
@@ -31,7 +33,11 @@ class TlsError(ProtocolError):
 
 
 class PlainPeerError(TlsError):
-    """The other side speaks frames without TLS."""
+    """The other side speaks without TLS: frames, or HTTP/2."""
+
+    def __init__(self, text: str, *, is_http2: bool = False) -> None:
+        super().__init__(text)
+        self.is_http2 = is_http2
 
 
 class TlsRefusedError(ConnectError):
@@ -75,6 +81,7 @@ def server_context(cert: Path | None, key: Path | None, client_ca: Path | None) 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # connections live long; nobody resumes one
+    context.set_alpn_protocols(ALPN)
     _identify(context, cert, key)
     if client_ca is not None:
         _trust(context, client_ca)
@@ -181,8 +188,8 @@ class Secure:
     def _fill(self, deadline: Deadline) -> None:
         if not self.has_heard:
             first = self._raw.peek(deadline.remaining())
-            if first == _PLAIN_FIRST:
-                raise PlainPeerError("this cloud requires TLS: use --tls-ca FILE")
+            if first in _PLAIN_FIRST:
+                raise PlainPeerError("this cloud requires TLS: use --tls-ca FILE", is_http2=first != MAGIC[:1])
             if first and first not in _TLS_FIRST:  # OpenSSL would wait for four more bytes, as long as it takes
                 raise TlsError("not a TLS handshake")
             self.has_heard = bool(first)
@@ -214,8 +221,9 @@ class Secure:
             self._sealed = memoryview(self._outgoing.read())
         self._sealed_bytes, self._open_bytes, self._reported_bytes = len(self._sealed), AHEAD_BYTES - left, 0
 
-    def farewell(self, seconds: float) -> None:
+    def farewell(self, seconds: float, why: Error | None = None) -> None:
         """Close this direction; the other one goes on."""
+        del why
         with self._lock:
             with contextlib.suppress(ssl.SSLError):  # it wants to wait for the other side's
                 self._tls.unwrap()

@@ -1,7 +1,10 @@
-"""The transport of a connection: a TCP socket, TLS over one (net.tls), or a socket of this machine that is a file."""
+"""The transport of a connection: a TCP socket, or one of this machine that is a file; TLS over it (net.tls), or a
+stream of gRPC over either (net.streams)."""
 
 import socket
 from typing import Protocol
+
+from edgecloud.net.messages import Error
 
 UNSENT_BYTES = 128 << 10  # what the kernel holds, where both directions are in use, beyond what is under way
 FILE_BYTES = 1 << 20  # what the kernel may hold between two processes of one machine
@@ -18,8 +21,8 @@ class Transport(Protocol):
     def receive(self, into: memoryview, seconds: float) -> int | None:
         """Receive some bytes; returns how many, 0 at the end, None where what came makes no byte yet."""
 
-    def farewell(self, seconds: float) -> None:
-        """Tell the other side that nothing more will be sent, as far as the transport has words for it."""
+    def farewell(self, seconds: float, why: Error | None = None) -> None:
+        """Tell the other side that nothing more will be sent, and why, as far as the transport has words for it."""
 
 
 class Plain:
@@ -56,7 +59,7 @@ class Plain:
         self.sock.settimeout(seconds)
         return self.sock.recv(1, socket.MSG_PEEK)
 
-    def farewell(self, seconds: float) -> None:
+    def farewell(self, seconds: float, why: Error | None = None) -> None:
         """TCP's own end says it."""
 
 

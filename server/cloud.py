@@ -160,6 +160,7 @@ class Cloud:
             config.policy,
             metrics or NoMetrics(),
             config.small_per_s,
+            config.grpc_port,
         )
         self._ageing = Ageing(config.connection_age_s, self.server.wait_for_stop)
         self._metrics = self.server.metrics
@@ -231,6 +232,8 @@ class Cloud:
         hello = Deadline.after(self._config.hello_s, "no HELLO received")
         if self._config.tls is not None:
             peer.connection.secure(self._config.tls, hello)
+        if peer.connection.is_grpc:
+            peer.connection.take_call(hello, is_serving=not self.server.is_stopping)
         frame = peer.connection.receive(hello, is_unauthenticated=True)
         session = Session(peer, self._config.request_s, self.server, self._config.small_per_s)
         try:

@@ -20,6 +20,8 @@ class CloudConfig:
 
     host: str = defaults.HOST
     port: int = defaults.PORT
+    grpc_port: int | None = None
+    """Also listen for gRPC; None: not."""
     device: DeviceConfig = field(default_factory=DeviceConfig)
     weights: dict[str, str] = field(default_factory=dict)
     """Per network, or for all others under "": default, imagenet, or a file."""

@@ -7,6 +7,7 @@ from typing import Any
 from edgecloud.net.connection import connect
 from edgecloud.net.messages import State, Status
 from edgecloud.net.tls import ClientTls
+from edgecloud.utils import defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError
 from edgecloud.utils.units import format_seconds
@@ -28,11 +29,11 @@ class Health:
         return self.state is not None and not self.state.draining
 
 
-def ask(host: str, port: int, token: str, tls: ClientTls | None) -> Health:
+def ask(host: str, port: int, token: str, tls: ClientTls | None, transport: str = defaults.Cloud.TRANSPORT) -> Health:
     """Connect and ask. Raises ConnectError where nobody is there, or does not let us in."""
     started = time.perf_counter()
     state, reason = None, ""
-    connection = connect(host, port, ANSWER_S, tls=tls)
+    connection = connect(host, port, ANSWER_S, tls=tls, transport=transport)
     deadline = Deadline.after(ANSWER_S, f"no answer within {ANSWER_S:g} s")
     try:
         connection.send(Status(token), deadline)

@@ -22,6 +22,7 @@ class Cloud:
 
     FALLBACK: Final = "on"
     SHIP: Final = "background"
+    TRANSPORT: Final = "tcp"
     TIMEOUT_S = 60.0
     READY_S = 300.0
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgecloud.client.fallback import (
     LONGEST_PAUSE_S,
+    OURS_TO_MEND,
     REFUSALS,
     RETRIES,
     SPARE_S,
@@ -80,7 +81,7 @@ def refused_with(code: str) -> AppError:
         (AppError("anything else"), True),
         (MismatchError("another codec"), False),
         (VersionError("another version"), False),
-        *((refused_with(code), False) for code in ("MISMATCH", "VERSION", "UNKNOWN_MODEL", "TOKEN", "TLS")),
+        *((refused_with(code), False) for code in sorted(OURS_TO_MEND)),
         *((refused_with(code), True) for code in ("INTERNAL", "BUSY", "DEADLINE", "PENALTY", "TOO_LARGE", "x")),
     ],
     ids=repr,

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import edgecloud as ec
+from benchmarks.hostile.attacks import encode
 from edgecloud.client.choosing import FLOOD
 from edgecloud.client.clouds import CloudAddress
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
@@ -477,6 +478,26 @@ def test_a_cloud_says_move_to_those_that_understand_it_and_to_no_other(stack: Ex
         new.receive(soon())
 
 
+def test_a_request_that_arrives_slowly_while_a_cloud_stops_is_answered(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """Longer than an idle edge keeps its connection then."""
+    cloud = real(le_net)
+    stack.callback(cloud.close)
+    port = stack.enter_context(running(cloud.server))
+    edge = stack.enter_context(closing(connect(HOST, port, LONG_S)))
+    edge.on_move = lambda _: None
+    edge.send(replace(hello_of(le_net), moves=True), soon())
+    edge.receive(soon()).read(Ready)
+    layers = [[1, len(le_net.traced.graph.layers)]]
+    data = encode(Infer(1, layers, LONG_S), [np.asarray(le_net.example.tensor)])
+    cloud.server.stop()
+    for number in range(8):
+        edge.sock.sendall(data[number * len(data) // 8 : (number + 1) * len(data) // 8])
+        time.sleep(0.25)
+    frame = edge.receive(soon())
+    assert frame.read(Result).id == 1
+    assert matches(frame.arrays(), whole_answer(le_net.loaded.model, le_net.example.tensor))
+
+
 def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork) -> None:
     cloud = real(le_net)
     stack.callback(cloud.close)
@@ -493,9 +514,9 @@ def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork) -> None:
         other.receive(soon()).read(Ready)
 
 
-def real(network: TorchNetwork, age_s: float = 0.0, port: int = 0) -> Cloud:
-    entry = replace(registry.lookup("le_net"))
-    return Cloud(CloudConfig(port=port, connection_age_s=age_s, drain_s=LONG_S), loaded=[(entry, network)])
+def real(network: TorchNetwork, age_s: float = 0.0, port: int = 0, grpc_port: int | None = None) -> Cloud:
+    config = CloudConfig(port=port, connection_age_s=age_s, drain_s=LONG_S, grpc_port=grpc_port)
+    return Cloud(config, loaded=[(registry.lookup("le_net"), network)])
 
 
 def test_a_later_cloud_gets_its_share_of_edges_that_are_connected(stack: ExitStack, le_net: TorchNetwork) -> None:
@@ -566,6 +587,30 @@ def test_a_cloud_that_stops_hands_its_edge_over(stack: ExitStack, le_net: TorchN
         assert np.allclose(answer.outputs[0], expected, atol=1e-5)
     assert count > 20
     assert (manager.moved, manager.reconnects) == (1, 0)
+
+
+def test_an_edge_moves_over_grpc_too(stack: ExitStack, le_net: TorchNetwork) -> None:
+    """Where more comes between two requests than frames."""
+    clouds = [real(le_net, grpc_port=0) for _ in range(2)]
+    for cloud in clouds:
+        stack.callback(cloud.close)
+        stack.enter_context(running(cloud.server))
+    places = [cloud.server.grpc_addresses[0] for cloud in clouds]
+    subject = stack.enter_context(closing(Subject(le_net, *places, transport="grpc")))
+    subject.manager.connect()
+    used = next(cloud for cloud, (_, port) in zip(clouds, places, strict=True) if str(port) in subject.manager.place)
+    for _ in range(5):
+        subject.ask()
+        time.sleep(0.01)
+    used.server.stop()
+
+    def has_moved() -> bool:
+        subject.ask()
+        return subject.manager.moved == 1
+
+    until(has_moved)
+    subject.ask()
+    assert (subject.manager.reconnects, subject.manager.connects) == (0, 2)
 
 
 @pytest.mark.parametrize("is_busy", [False, True])

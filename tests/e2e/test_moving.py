@@ -33,10 +33,12 @@ def test_tasks_go_on_over_a_second_cloud_when_the_first_one_stops(cache: Path) -
 def test_the_document_says_which_cloud_was_used(cloud: CloudProcess, edge: CallEdge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         gone = listener.getsockname()[1]
-    done = edge("-i", f"127.0.0.1:{gone},127.0.0.1:{cloud.port}", "-t", "le_net", "--point", "3", "--verify", "--json")
+    named = ("-i", f"127.0.0.1:{gone},127.0.0.1:{cloud.port}", "-t", "le_net", "--point", "3")
+    done = edge(*named, "--verify", "--json")
     assert done.code == 0, done.stderr
     assert done.document["cloud"] == {"address": f"127.0.0.1:{cloud.port}", "moved": 0}
     assert (done.document["completed_by"], done.document["verify"]["matches"]) == ("split", True)
+    assert f" at 127.0.0.1:{cloud.port}\n" in edge(*named).stdout
     assert edge("-i", f"127.0.0.1:{cloud.port}", "-t", "le_net", "--point", "12", "--json").document["cloud"] is None
     wrong = edge("-i", f"127.0.0.1:{gone},127.0.0.1:1", "-t", "le_net", "--json")
     assert (wrong.code, wrong.document["error"]["code"]) == (3, "CANNOT_CONNECT")

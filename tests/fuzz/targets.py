@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgecloud.models.graph import Layer
-from edgecloud.net import entropy, learned_file, plain_pickle, tensors
+from edgecloud.net import calls, entropy, hpack, http2, learned_file, plain_pickle, tensors
 from edgecloud.net.connection import Frame
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
 from edgecloud.net.messages import (
@@ -39,7 +39,7 @@ from edgecloud.net.tensors import Array
 from edgecloud.server.arriving import Arrivals, Arriving, Whole
 from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import ProtocolError
+from edgecloud.utils.errors import ConnectError, ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
 PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)
@@ -151,6 +151,44 @@ def learned(data: bytes) -> bool:
     return True
 
 
+def hpack_block(data: bytes) -> bool:
+    """A block of headers is a list within the limit, or refused."""
+    try:
+        found = hpack.Decoder().decode(data)
+    except hpack.HeadersError:
+        return False
+    assert sum(len(name) + len(value) + hpack.ENTRY_BYTES for name, value in found) <= hpack.LIST_BYTES
+    return True
+
+
+def _exchange(end: http2.Exchange, data: bytes) -> bool:
+    """What one end of a stream reads, in two pieces; it owes, keeps and takes no more than it may."""
+    into = memoryview(bytearray(len(data)))
+    half = len(data) // 2
+    try:
+        for part in (data[:half], data[half:]):
+            used, put = end.feed(memoryview(part), into, 0.0)
+            assert used == len(part)
+            assert put <= len(part)
+            end.consumed(put)
+    except (ProtocolError, ConnectError):
+        return False
+    finally:
+        assert len(end.owed) <= http2.OWED_BYTES + http2.FRAME_BYTES // 64
+        assert end.room <= http2.MOST_WINDOW
+    return end.failure is None
+
+
+def service(data: bytes) -> bool:
+    """What a client sends on the port of gRPC."""
+    return _exchange(calls.Service(), data)
+
+
+def caller(data: bytes) -> bool:
+    """What a server answers to a call."""
+    return _exchange(calls.Caller("cloud:1", is_secure=False), data)
+
+
 def _decoded(codec: SidedCodec, shape: tuple[int, ...], packed: bytes) -> Array:
     codec.check("float32", shape, memoryview(packed))
     return codec.decode("float32", shape, memoryview(packed))
@@ -213,6 +251,9 @@ TARGETS: dict[str, Target] = {
     "coded": coded,
     "learned": learned,
     "chunk": chunk,
+    "hpack": hpack_block,
+    "service": service,
+    "caller": caller,
 }
 
 

@@ -145,6 +145,7 @@ def test_a_penalty_is_never_below_zero_nor_above_the_most(events: list[tuple[Fau
         ("TOKEN", False, Fault.TOKEN),
         ("BAD_MAGIC", True, Fault.GARBAGE),
         ("TLS", False, Fault.GARBAGE),
+        ("TRANSPORT", False, Fault.GARBAGE),
         ("DEADLINE", False, Fault.SILENCE),
         ("DEADLINE", True, None),
         ("CLOSED", False, None),

@@ -1,0 +1,376 @@
+"""HTTP/2 and its headers, without a socket: what may come, however it is cut, and what may not."""
+
+import contextlib
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecloud.net import hpack
+from edgecloud.net.calls import CONTENT_TYPE, HEALTH_PATH, PATH, Caller, Service, TransportError, refusal
+from edgecloud.net.frames import MAGIC, BadMagicError
+from edgecloud.net.http2 import (
+    BLOCKS,
+    DEBUG_BYTES,
+    FIRST_WINDOW,
+    FRAMES_PER_S,
+    MESSAGE_BYTES,
+    MOST_WINDOW,
+    PIECE_BYTES,
+    PREFACE,
+    WINDOW,
+    Exchange,
+    Flag,
+    Http2Error,
+    Kind,
+    Reason,
+    go_away,
+    pack,
+    parse_head,
+)
+from edgecloud.net.http2 import settings as said
+from edgecloud.net.messages import Error
+from edgecloud.utils.errors import ConnectError, PeerClosedError, ProtocolError
+from tests.conftest import many
+
+SPACE = 8 << 20
+
+
+def feed(end: Exchange, data: bytes, size: int = 1 << 20, now: float = 0.0) -> bytes:
+    """Have an end read bytes, so many at once, and take what they carry."""
+    found = bytearray()
+    for place in range(0, len(data), size):
+        part, into = memoryview(data)[place : place + size], memoryview(bytearray(SPACE))
+        used, put = end.feed(part, into, now)
+        assert used == part.nbytes
+        found += into[:put]
+        end.consumed(put)
+    return bytes(found)
+
+
+def owed(end: Exchange) -> bytes:
+    """What an end has to send."""
+    data = bytes(end.owed)
+    end.owed.clear()
+    return data
+
+
+def sent(end: Exchange, data: bytes) -> bytes:
+    """All that leaves for these bytes, where there is room."""
+    parts, found = [memoryview(data)], bytearray()
+    while parts:
+        pieces = end.pack(parts)
+        assert pieces, "there is no room"
+        found += b"".join(bytes(piece) for piece, _ in pieces)
+        done = sum(piece.nbytes for piece, is_theirs in pieces if is_theirs)
+        parts = [parts[0][done:]] if done < parts[0].nbytes else []
+    return bytes(found)
+
+
+def met() -> tuple[Caller, Service]:
+    """Both ends of a call that was taken."""
+    caller, service = Caller("cloud:50051", is_secure=False), Service()
+    feed(service, owed(caller))
+    feed(caller, owed(service))
+    feed(service, owed(caller))
+    assert service.is_open
+    return caller, service
+
+
+def called(
+    path: str = PATH, kind: bytes = CONTENT_TYPE, method: bytes = b"POST", more: Sequence[hpack.Header] = ()
+) -> bytes:
+    """The first bytes of a client."""
+    headers = [(b":method", method), (b":path", path.encode()), (b"content-type", kind), *more]
+    return PREFACE + said([]) + pack(Kind.HEADERS, Flag.END_HEADERS, 1, hpack.encode(headers))
+
+
+def data_of(message: bytes, flags: int = 0, stream: int = 1) -> bytes:
+    return pack(Kind.DATA, flags, stream, struct.pack(">BI", 0, len(message)) + message)
+
+
+# --- headers
+
+
+@pytest.mark.parametrize(
+    ("block", "headers"),
+    [
+        ("82418cf1e3c2e5f23a6ba0ab90f4ff", [(b":method", b"GET"), (b":authority", b"www.example.com")]),
+        ("400a637573746f6d2d6b65790d637573746f6d2d686561646572", [(b"custom-key", b"custom-header")]),
+        ("040c2f73616d706c652f70617468", [(b":path", b"/sample/path")]),
+        ("100870617373776f726406736563726574", [(b"password", b"secret")]),
+    ],
+)  # fmt: skip
+def test_the_examples_of_the_specification(block: str, headers: list[hpack.Header]) -> None:
+    assert hpack.Decoder().decode(bytes.fromhex(block)) == headers
+
+
+def test_later_lists_refer_to_earlier_ones_as_in_the_specification() -> None:
+    """Appendix C.6: three answers, a table of 256 bytes, so that entries leave it."""
+    decoder = hpack.Decoder()
+    decoder.decode(b"\x3f\xe1\x01")  # 256
+    first = (
+        "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae82ae43d3"
+    )
+    found = [decoder.decode(bytes.fromhex(text)) for text in (first, "4883640effc1c0bf")]
+    assert found[0][0] == (b":status", b"302")
+    assert found[0][3] == (b"location", b"https://www.example.com")
+    assert found[1] == [(b":status", b"307"), *found[0][1:]]
+
+
+@settings(max_examples=many(50, 2000))
+@given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300)), max_size=5))
+def test_what_is_written_is_read(headers: list[hpack.Header]) -> None:
+    assert hpack.Decoder().decode(hpack.encode(headers)) == headers
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x80",  # refers to nothing
+        b"\xff\xff\xff\xff\xff\x7f",  # the same, far away
+        b"\xbe",  # to the first entry of an empty table
+        b"\x00\x05abc",  # a name that is longer than there are bytes
+        b"\x00\x03abc",  # no value
+        b"\x3f\xe2\x1f",  # a table of 4097 bytes
+        b"\x82\x20",  # its size behind a header
+        b"\x00\x01a\x82\xff\xff",  # the end, coded
+        b"\x00\x01a\x81\x00",  # padding that is none
+        b"\x00\x7f\xff\xff\xff\xff\xff\x01a",
+        hpack.encode([(b"a", bytes(hpack.LIST_BYTES))]),
+        b"\x40\x01a\x7f\x80\x10" + bytes(0x7F + 2048) + b"\xbe" * 10,  # 21 KB from 2 KB
+    ],
+)
+def test_what_is_no_list_of_headers_is_refused(block: bytes) -> None:
+    with pytest.raises(hpack.HeadersError):
+        hpack.Decoder().decode(block)
+
+
+# --- bytes of messages
+
+
+@settings(max_examples=many(30, 1000))
+@given(st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=6), st.integers(1, 5000))
+def test_bytes_arrive_however_they_are_cut(parts: list[bytes], size: int) -> None:
+    caller, service = met()
+    for one, other in ((caller, service), (service, caller)):
+        got = b""
+        for part in parts:
+            got += feed(other, sent(one, part), size)
+            feed(one, owed(other))
+        assert got == b"".join(parts)
+
+
+def test_a_long_transfer_goes_on_as_room_is_given_and_in_messages_that_everybody_takes() -> None:
+    caller, service = met()
+    data = bytes(range(256)) * (12 << 10)
+    got = b""
+    while len(got) < len(data):
+        pieces = caller.pack([memoryview(data)[len(got) :]])
+        assert pieces
+        wire = b"".join(bytes(piece) for piece, _ in pieces)
+        assert parse_head(wire[:9]).length <= FIRST_WINDOW if not got else True
+        got += feed(service, wire)
+        feed(caller, owed(service))
+    assert got == data
+    assert caller.room > WINDOW // 2
+    assert max(PIECE_BYTES, FIRST_WINDOW) <= MESSAGE_BYTES
+
+
+def test_nothing_is_sent_without_room() -> None:
+    caller, _ = met()
+    feed(caller, said([(4, 0)]))  # type: ignore[list-item]
+    assert not caller.pack([memoryview(b"data")])
+    feed(caller, pack(Kind.WINDOW_UPDATE, 0, 1, struct.pack(">I", 100)))
+    assert sum(piece.nbytes for piece, is_theirs in caller.pack([memoryview(bytes(500))]) if is_theirs) == 95
+
+
+def test_padding_counts_and_is_no_data() -> None:
+    _, service = met()
+    body = b"\x03" + struct.pack(">BI", 0, 4) + b"data" + bytes(3)
+    assert feed(service, pack(Kind.DATA, Flag.PADDED, 1, body), 1) == b"data"
+    assert feed(service, pack(Kind.DATA, Flag.PADDED, 1, b"\x05" + bytes(5))) == b""
+
+
+def test_nobody_keeps_more_than_it_gave_room_for() -> None:
+    """What is not taken gets no new room."""
+    _, service = met()
+    owed(service)
+    into = memoryview(bytearray(SPACE))
+    wire = b"".join(data_of(bytes(16_000)) for _ in range(4))
+    _, put = service.feed(memoryview(wire), into, 0.0)
+    assert put == 64_000
+    with pytest.raises(Http2Error) as caught:
+        service.feed(memoryview(data_of(bytes(16_000))), into, 0.0)
+    assert caught.value.reason is Reason.FLOW_CONTROL_ERROR
+
+
+def test_a_ping_is_answered_and_an_answer_is_not() -> None:
+    _, service = met()
+    owed(service)
+    feed(service, pack(Kind.PING, 0, 0, b"12345678") + pack(Kind.PING, Flag.ACK, 0, b"12345678"))
+    assert owed(service) == pack(Kind.PING, Flag.ACK, 0, b"12345678")
+
+
+WRONG: dict[str, bytes] = {
+    "data behind the end": data_of(b"x", Flag.END_STREAM) + data_of(b"x"),
+    "data on another stream": data_of(b"x", stream=3),
+    "a compressed message": pack(Kind.DATA, 0, 1, b"\x01\x00\x00\x00\x01x"),
+    "a message of 4 GiB": pack(Kind.DATA, 0, 1, b"\x00\xff\xff\xff\xff"),
+    "a message that is too long": pack(Kind.DATA, 0, 1, struct.pack(">BI", 0, MESSAGE_BYTES + 1)),
+    "a frame of 16 MiB": b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+    "a frame of an unknown kind, of 16 MiB": b"\xff\xff\xff\x63\x00\x00\x00\x00\x01",
+    "more padding than data": pack(Kind.DATA, Flag.PADDED, 1, b"\x05abc"),
+    "settings cut off": pack(Kind.SETTINGS, 0, 0, b"\x00\x04\x00"),
+    "settings on a stream": pack(Kind.SETTINGS, 0, 1),
+    "a window of 4 GiB": said([(4, (1 << 32) - 1)]),  # type: ignore[list-item]
+    "frames of a byte": said([(5, 1)]),  # type: ignore[list-item]
+    "a window that grows by nothing": pack(Kind.WINDOW_UPDATE, 0, 0, bytes(4)),
+    "a window that grows too far": pack(Kind.WINDOW_UPDATE, 0, 1, struct.pack(">I", MOST_WINDOW)),
+    "a window cut off": pack(Kind.WINDOW_UPDATE, 0, 1, b"\x00\x01"),
+    "a ping of four bytes": pack(Kind.PING, 0, 0, bytes(4)),
+    "a reset of two bytes": pack(Kind.RST_STREAM, 0, 1, bytes(2)),
+    "a push": pack(Kind.PUSH_PROMISE, Flag.END_HEADERS, 1, bytes(8)),
+    "a GOAWAY cut off": pack(Kind.GOAWAY, 0, 0, bytes(7)),
+    "headers of no stream": pack(Kind.HEADERS, Flag.END_HEADERS, 0, b"\x82"),
+    "headers of an even stream": pack(Kind.HEADERS, Flag.END_HEADERS, 2, b"\x82"),
+    "headers in the middle": pack(Kind.HEADERS, Flag.END_HEADERS, 1, b"\x82"),
+    "headers that are none": pack(Kind.HEADERS, Flag.END_HEADERS, 3, b"\x80"),
+    "headers with more padding than there is": pack(Kind.HEADERS, Flag.END_HEADERS | Flag.PADDED, 3, b"\x09\x82"),
+    "headers cut by another frame": pack(Kind.HEADERS, 0, 3, b"\x82") + pack(Kind.PING, 0, 0, bytes(8)),
+    "a continuation of nothing": pack(Kind.CONTINUATION, Flag.END_HEADERS, 3, b"\x82"),
+    "a continuation of another stream": pack(Kind.HEADERS, 0, 3, b"\x82") + pack(Kind.CONTINUATION, 0, 5, b"\x82"),
+    "endless headers": pack(Kind.HEADERS, 0, 3) + pack(Kind.CONTINUATION, 0, 3, bytes(3000)) * 4,
+    "endless pings": pack(Kind.PING, 0, 0, bytes(8)) * 2000,
+    "endless settings": said([]) * 3000,
+    "endless empty frames": pack(Kind.DATA, 0, 1) * int(3 * FRAMES_PER_S),
+    "endless frames that are ignored": pack(Kind.PRIORITY, 0, 1, bytes(5)) * int(3 * FRAMES_PER_S),
+    "endless streams": b"".join(
+        pack(Kind.HEADERS, Flag.END_HEADERS, 3 + 2 * n, b"\x82") + pack(Kind.RST_STREAM, 0, 3 + 2 * n, bytes(4))
+        for n in range(BLOCKS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_http2_does_not_allow_ends_the_connection_with_a_reason(name: str) -> None:
+    service = Service()
+    feed(service, called())
+    owed(service)
+    with pytest.raises(Http2Error) as caught:
+        feed(service, WRONG[name])
+    owed(service)
+    service.go_away(caught.value)
+    end = owed(service)
+    assert parse_head(end[:9]).kind == Kind.GOAWAY
+    assert caught.value.reason.to_bytes(4, "big") == end[13:17]
+
+
+def test_a_connection_that_is_kept_alive_for_a_day_is_none_that_floods() -> None:
+    _, service = met()
+    for second in range(0, 86_400, 10):
+        feed(service, pack(Kind.PING, 0, 0, bytes(8)), now=float(second))
+        owed(service)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_first_bytes_tell(size: int) -> None:
+    for first, kind in ((MAGIC, TransportError), (b"\x16\x03\x01", BadMagicError), (b"GET / HTTP/1.1\r\n", Http2Error)):
+        with pytest.raises(kind):
+            feed(Service(), first, size)
+    with pytest.raises(Http2Error):
+        feed(Service(), b"PRI * HTTP/2.1\r\n", size)
+    for first, words in ((MAGIC, "--transport tcp"), (b"\x15\x03\x03", "--tls-ca"), (b"HTTP/1.1 400", "HTTP/2")):
+        with pytest.raises(ConnectError, match=words):
+            feed(Caller("cloud:1", is_secure=False), first, size)
+
+
+@pytest.mark.parametrize(
+    ("first", "answer"),
+    [
+        (called("/edgecloud.Frames/Other"), b"12"),
+        (called("/"), b"12"),
+        (called(kind=b"application/json"), b"415"),
+        (called(method=b"GET"), b"415"),
+        (called(HEALTH_PATH), b"\x00\x00\x00\x00\x02\x08\x01"),
+    ],
+)
+def test_other_calls_are_answered_and_end_the_connection(first: bytes, answer: bytes) -> None:
+    service = Service()
+    feed(service, first)
+    assert not service.is_open
+    assert service.is_over
+    assert answer in owed(service)
+
+
+def test_a_second_stream_is_refused_so_that_it_is_tried_elsewhere() -> None:
+    _, service = met()
+    owed(service)
+    wire = pack(Kind.HEADERS, Flag.END_HEADERS, 3, b"\x82") + data_of(b"of nobody", stream=3) + data_of(b"ours")
+    assert feed(service, wire) == b"ours"
+    assert pack(Kind.RST_STREAM, 0, 3, struct.pack(">I", Reason.REFUSED_STREAM)) in owed(service)
+
+
+# --- what a caller learns
+
+
+def answered(headers: Sequence[hpack.Header], *, is_end: bool = False) -> bytes:
+    flags = Flag.END_HEADERS | (Flag.END_STREAM if is_end else 0)
+    return pack(Kind.HEADERS, flags, 1, hpack.encode(headers))
+
+
+TAKEN = [(b":status", b"200"), (b"content-type", b"application/grpc+proto")]
+
+
+@pytest.mark.parametrize(
+    ("wire", "kind", "words"),
+    [
+        (answered([(b":status", b"502")]) + data_of(b"<html>"), ConnectError, "HTTP 502"),
+        (answered([(b":status", b"404")]), ConnectError, "no gRPC"),
+        (answered([(b":status", b"200"), (b"content-type", b"text/html")]), ConnectError, "text/html"),
+        (answered([(b":status", b"403")]), ConnectError, "does not let this edge in"),
+        (answered([*TAKEN, (b"grpc-status", b"12")], is_end=True), ConnectError, "--grpc-port"),
+        (answered([*TAKEN, (b"grpc-status", b"14"), (b"grpc-message", b"a%20b")], is_end=True), ConnectError, "a b"),
+        (answered(TAKEN) + answered([(b"grpc-status", b"16")], is_end=True), ConnectError, "UNAUTHENTICATED"),
+        (answered(TAKEN) + data_of(b"x") + answered([(b"grpc-status", b"14")], is_end=True), PeerClosedError, "UNAV"),
+        (answered(TAKEN) + data_of(b"x") + pack(Kind.RST_STREAM, 0, 1, b"\0\0\0\2"), PeerClosedError, "INTERNAL_ERROR"),
+        (go_away(Reason.ENHANCE_YOUR_CALM, b"later\x1b[31m"), ConnectError, "ENHANCE_YOUR_CALM: 'later"),
+        (go_away(Reason.ENHANCE_YOUR_CALM, bytes(DEBUG_BYTES)), ConnectError, "ENHANCE_YOUR_CALM"),
+    ],
+)  # fmt: skip
+def test_why_a_call_was_not_taken_is_said_in_a_line(wire: bytes, kind: type[Exception], words: str) -> None:
+    caller = Caller("cloud:1", is_secure=False)
+    feed(caller, said([]) + wire)
+    assert isinstance(caller.failure, kind)
+    assert words in str(caller.failure)
+    assert str(caller.failure).isprintable()
+
+
+def test_an_end_in_good_order_is_no_failure_whatever_a_proxy_adds() -> None:
+    caller = Caller("cloud:1", is_secure=False)
+    wire = answered(TAKEN) + data_of(b"x") + answered([(b"grpc-status", b"0")], is_end=True)
+    assert feed(caller, said([]) + wire + pack(Kind.RST_STREAM, 0, 1, bytes(4))) == b"x"
+    assert (caller.is_ended, caller.failure) == (True, None)
+
+
+def test_a_refusal_at_the_door_is_the_error_of_frames() -> None:
+    caller = Caller("cloud:1", is_secure=False)
+    feed(caller, refusal(Error("BUSY", "all 64 connections are in use", retry_after_s=1.5)))
+    assert caller.last_words.startswith(MAGIC)
+    assert (caller.failure, caller.is_ended) == (None, True)
+
+
+def test_a_proxy_that_is_about_to_leave_lets_the_stream_go_on() -> None:
+    caller, service = met()
+    feed(caller, go_away(Reason.NO_ERROR, b"", last=1))
+    assert feed(caller, sent(service, b"more")) == b"more"
+
+
+@settings(max_examples=many(100, 3000))
+@given(st.binary(max_size=200), st.booleans(), st.integers(1, 50))
+def test_any_bytes_are_read_or_refused(data: bytes, is_cloud: bool, size: int) -> None:
+    caller, service = met()
+    with contextlib.suppress(ProtocolError, ConnectError):
+        feed(service if is_cloud else caller, data, size)
