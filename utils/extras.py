@@ -24,6 +24,7 @@ EXTRAS = {
     "defusedxml": "spreadsheets",
     "prometheus_client": "metrics",
     "jinja2": "lab",
+    "h2": "grpc",
 }
 """By the name that is imported: the extra in pyproject.toml."""
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
