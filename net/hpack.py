@@ -61,6 +61,18 @@ def _canonical() -> tuple[list[int], list[list[int]]]:
 _FIRST, _SYMBOLS = _canonical()
 
 
+def _short() -> list[tuple[int, int] | None]:
+    """By the next eight bits: how many of them are a code, and of what; None where it has more."""
+    found: list[tuple[int, int] | None] = []
+    for byte in range(256):
+        sizes = ((size, (byte >> (8 - size)) - _FIRST[size]) for size in range(_SHORTEST, 9))
+        found.append(next(((size, _SYMBOLS[size][at]) for size, at in sizes if 0 <= at < len(_SYMBOLS[size])), None))
+    return found
+
+
+_SHORT = _short()
+
+
 class HeadersError(ProtocolError):
     """Headers that are none, or more than may be."""
 
@@ -85,6 +97,8 @@ def decode_text(data: bytes | memoryview) -> bytes:
 
 def _symbol(value: int, bits: int) -> tuple[int, int] | None:
     """The first code in these bits: how many it has, and what it stands for; None where it is not whole."""
+    if bits >= 8 and (short := _SHORT[value >> (bits - 8)]) is not None:
+        return short
     for size in range(_SHORTEST, min(bits, _LONGEST) + 1):
         place = (value >> (bits - size)) - _FIRST[size]
         if 0 <= place < len(_SYMBOLS[size]):

@@ -27,7 +27,7 @@ MOST_WINDOW = (1 << 31) - 1
 OWED_BYTES = 16 << 10  # that the other side may have us owe as answers
 BLOCK_BYTES = 8 << 10  # of headers, as they travel
 DEBUG_BYTES = 4 << 10
-BLOCKS = 64  # of headers on one connection
+BLOCKS, BLOCKS_BYTES = 64, 16 << 10  # of headers on one connection, which take longest to read
 FRAMES_AHEAD = 64  # that are packed at once
 FRAMES_PER_S = 2000.0
 """That carry next to nothing, which cost more to read than to send. Those that answer what we send are not counted."""
@@ -164,7 +164,7 @@ class Exchange(ABC):
         self._padding: int | None = None
         self._block: bytearray | None = None
         self._block_head = Head(0, 0, 0, 0)
-        self._blocks = self._credit = 0
+        self._blocks = self._blocks_bytes = self._credit = 0
         self._bucket = Bucket(FRAMES_PER_S)
         self._prefix = bytearray()
         self._message_left = self._sending_left = 0
@@ -177,6 +177,11 @@ class Exchange(ABC):
         """How many bytes the other side takes now."""
         return min(self._windows.values())
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes anything: what a message begins with, and a byte of it."""
+        return self.room > PREFIX.size
+
     def pack(self, parts: Sequence[memoryview]) -> list[tuple[memoryview, bool]]:
         """Frames with the first bytes of `parts`, as far as there is room: pieces of frames, and whether each is of
         `parts`. Those who call have to go on with what was not packed, until all of it is.
@@ -187,7 +192,7 @@ class Exchange(ABC):
         part = next(rest, memoryview(b""))
         for _ in range(FRAMES_AHEAD):
             room = min(self.room, self.frame_bytes)
-            if not total or room <= PREFIX.size:
+            if not total or not self.has_room:
                 break
             prefix = b""
             if not self._sending_left:
@@ -209,7 +214,8 @@ class Exchange(ABC):
     def _take_room(self, size: int) -> None:
         for key in self._windows:
             self._windows[key] -= size
-        self._credit = min(CREDIT, self._credit + 2)
+        if size >= SMALL_BYTES:
+            self._credit = min(CREDIT, self._credit + 2)
 
     def go_away(self, error: Http2Error) -> None:
         """Owe the other side the reason why this connection ends."""
@@ -471,8 +477,8 @@ class Exchange(ABC):
         if not frame.flags & Flag.END_HEADERS or self._block is None:
             return
         block, self._block = bytes(self._block), None
-        self._blocks += 1
-        if self._blocks > BLOCKS:
+        self._blocks, self._blocks_bytes = self._blocks + 1, self._blocks_bytes + len(block)
+        if self._blocks > BLOCKS or self._blocks_bytes > BLOCKS_BYTES:
             raise Http2Error("too many streams", Reason.ENHANCE_YOUR_CALM)
         try:
             headers = self._decoder.decode(block)

@@ -27,6 +27,8 @@ _NOTHING = memoryview(bytearray())
 class Stream:
     """A transport that is a stream of gRPC in another one. Sending and receiving are for one thread each."""
 
+    has_own_end = True
+
     def __init__(self, raw: Transport, exchange: Exchange) -> None:
         self._raw, self._exchange = raw, exchange
         self._moved = threading.Condition()  # the exchange is not for two threads at once
@@ -100,7 +102,7 @@ class Stream:
             raise TimeoutError
         if not self._receives.acquire(blocking=False):  # somebody reads
             with self._moved:
-                self._moved.wait_for(lambda: self._exchange.room > 0 or self._exchange.is_over, left)
+                self._moved.wait_for(lambda: self._exchange.has_room or self._exchange.is_over, left)
             return
         try:
             self._keep(left)

@@ -247,6 +247,7 @@ WRONG: dict[str, bytes] = {
     "endless settings": said([]) * 3000,
     "endless empty frames": pack(Kind.DATA, 0, 1) * int(3 * FRAMES_PER_S),
     "endless frames that are ignored": pack(Kind.PRIORITY, 0, 1, bytes(5)) * int(3 * FRAMES_PER_S),
+    "much in headers": pack(Kind.HEADERS, Flag.END_HEADERS, 3, hpack.encode([(b"a", bytes(5000))])) * 4,
     "endless streams": b"".join(
         pack(Kind.HEADERS, Flag.END_HEADERS, 3 + 2 * n, b"\x82") + pack(Kind.RST_STREAM, 0, 3 + 2 * n, bytes(4))
         for n in range(BLOCKS)

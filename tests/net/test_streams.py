@@ -236,9 +236,15 @@ def test_only_tls_1_3_and_only_for_http2(own: Identity) -> None:
                     assert secure.selected_alpn_protocol() == "h2"
 
 
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """Of a web server, without a log."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        del format, args
+
+
 def test_a_web_server_and_nobody_are_told_apart() -> None:
-    with http.server.ThreadingHTTPServer((HOST, 0), http.server.BaseHTTPRequestHandler) as web:
-        web.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    with http.server.ThreadingHTTPServer((HOST, 0), Quiet) as web:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
         port = web.server_address[1]
