@@ -42,8 +42,8 @@ BLOCK_BYTES = 8 << 10  # of headers, as they travel
 LIST_BYTES = 16 << 10  # of headers, as they are meant
 CONTROL_BYTES = 5 << 10  # of any other frame
 DEBUG_BYTES = 4 << 10
-BLOCKS = 64  # of headers on one connection
-STREAMS, EARLY_STREAMS = 1, 4  # that may be open, and before the other side has heard that; one is taken
+BLOCKS, BLOCKS_BYTES = 64, 16 << 10  # of headers on one connection, which take longest to read
+STREAMS, EARLY_STREAMS = 1, BLOCKS  # that may be open, and before the other side has heard that; one is taken
 FRAMES_AHEAD = 64  # that are packed at once
 FRAMES_PER_S = 2000.0
 """That carry next to nothing, which cost more to read than to send. Those that answer what we send are not counted."""
@@ -73,7 +73,7 @@ class _Heads:
     def __init__(self, preface_bytes: int) -> None:
         self._left = preface_bytes
         self._head = bytearray()
-        self._block_bytes = self._blocks = 0
+        self._block_bytes = self._blocks = self._blocks_bytes = 0
         self._credit = 0
         self._bucket = Bucket(FRAMES_PER_S)
 
@@ -112,10 +112,11 @@ class _Heads:
 
     def _check_block(self, length: int, *, is_first: bool, is_last: bool) -> None:
         self._block_bytes = length if is_first else self._block_bytes + length
+        self._blocks_bytes += length
         self._blocks += is_last
         if self._block_bytes > BLOCK_BYTES:
             raise Http2Error(f"headers of more than {BLOCK_BYTES} bytes", ErrorCodes.ENHANCE_YOUR_CALM)
-        if self._blocks > BLOCKS:
+        if self._blocks > BLOCKS or self._blocks_bytes > BLOCKS_BYTES:
             raise Http2Error("too many streams", ErrorCodes.ENHANCE_YOUR_CALM)
 
 
@@ -217,6 +218,11 @@ class Exchange(ABC):
         """How many bytes the other side takes now."""
         return max(0, self.h2.local_flow_control_window(self.stream)) if self.stream and not self.is_over else 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes anything: what a message begins with, and a byte of it."""
+        return self.room > PREFIX.size
+
     def pack(self, parts: Sequence[memoryview]) -> list[tuple[memoryview, bool]]:
         """Frames with the first bytes of `parts`, as far as there is room: pieces of frames, and whether each is of
         `parts`. Those who call have to go on with what was not packed, until all of it is.
@@ -226,7 +232,7 @@ class Exchange(ABC):
         total = sum(part.nbytes for part in left)
         for _ in range(FRAMES_AHEAD):
             room = min(self.room, self.h2.max_outbound_frame_size, FRAME_BYTES)
-            if not total or room <= PREFIX.size:
+            if not total or not self.has_room:
                 break
             prefix = b""
             if not self._sending_left:
@@ -239,7 +245,8 @@ class Exchange(ABC):
             self.h2.send_data(self.stream, prefix + b"".join(_first(left, size)))
             frame = memoryview(self.h2.data_to_send())
             found += [(frame[: frame.nbytes - size], False), (frame[frame.nbytes - size :], True)]
-            self._heads.sent_one()
+            if size >= SMALL_BYTES:
+                self._heads.sent_one()
         return found
 
     def _settle(self) -> None:
@@ -269,7 +276,7 @@ class Exchange(ABC):
 
         No more comes than was given room, so what is kept here is limited.
         """
-        if self.failure is not None or self._is_closed:  # what else comes of it is nobody's
+        if self.failure is not None or self._is_closed or not data.nbytes:  # what else comes is nobody's
             return
         if not self._is_heard:
             self._begin(data)
@@ -284,6 +291,8 @@ class Exchange(ABC):
         finally:
             self._settle()
         for event in events:
+            if self.failure is not None:
+                return
             _TAKES.get(type(event), Exchange._ignore)(self, event)
         self._settle()
         if len(self.owed) > OWED_BYTES:

@@ -19,12 +19,14 @@ from edgecloud.net.transport import Transport
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError
 
-INBOX_BYTES = 64 << 10
+INBOX_BYTES = 256 << 10
 TURN_S = 0.05  # how soon a thread that waits for room notices that the other one does not read any more
 
 
 class Stream:
     """A transport that is a stream of gRPC in another one. Sending and receiving are for one thread each."""
+
+    has_own_end = True
 
     def __init__(self, raw: Transport, exchange: Exchange) -> None:
         self._raw, self._exchange = raw, exchange
@@ -95,7 +97,7 @@ class Stream:
             raise TimeoutError
         if not self._receives.acquire(blocking=False):  # somebody reads
             with self._moved:
-                self._moved.wait_for(lambda: self._exchange.room > 0 or self._exchange.is_over, left)
+                self._moved.wait_for(lambda: self._exchange.has_room or self._exchange.is_over, left)
             return
         try:
             self._keep(left)

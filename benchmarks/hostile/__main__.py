@@ -1,6 +1,6 @@
 """Attacks of untrusted clients: is everything refused, how soon, at what cost in memory, and do other edges notice?
 
-    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16,A17,A18,A19] [--turns 3]
+    python -m benchmarks.hostile [--rows A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16,A17,A18,A19,A20] [--turns 3]
 
 Every row has a real cloud_api.py with le_net on loopback and, with enough cores, on core 1; the attackers are on core
 0, the slow ones of A8 and the flood of A16 on core 2. After every row (and more often in some) a legitimate edge
@@ -29,10 +29,11 @@ from benchmarks.hostile.site import (
     HEAD,
     Row,
 )
+from benchmarks.hostile.streams import streams
 from benchmarks.hostile.tokens import tokens
 from benchmarks.hostile.trained import learned
 
-ROWS = "A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16,A17,A18,A19"
+ROWS = "A1,A2,A3,A4,A6,A7,A8,A9,A11,A13,A14,A15,A16,A17,A18,A19,A20"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "A17": coded,
         "A18": learned,
         "A19": networks,
+        "A20": streams,
     }
     rows: list[Row] = []
     try:

@@ -102,11 +102,13 @@ class Site:
     cloud: CloudProcess
     network: TorchNetwork
     token: str = ""
+    port: int = 0
+    """Another one of its ports."""
 
     @property
     def address(self) -> tuple[str, int]:
         """Of the cloud."""
-        return HOST, self.cloud.port
+        return HOST, self.port or self.cloud.port
 
     @property
     def hello(self) -> Hello:

@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from benchmarks.hostile.http2_frames import Flag, Kind, Setting, called, data_of, listed, pack, said
 from edgecloud.engine import tables
 from edgecloud.net import entropy, learned_file, plain_pickle, tensors
+from edgecloud.net.calls import HEALTH_PATH
 from edgecloud.net.frames import FrameType, pack_prefix
 from edgecloud.net.messages import to_header
 from tests import learned
 from tests.fuzz.targets import CODED_SHAPE, LEARNED_SHAPE
 from tests.net.test_frames import MESSAGES
+from tests.net.test_http2 import TAKEN
 
 _HEADERS = [plain_pickle.dumps(to_header(message)) for message in MESSAGES]
 _ARRAYS: list[list[tensors.Array]] = [
@@ -41,6 +44,12 @@ def _learned() -> bytes:
     return _with_side(file, learned_file.read(file).encode(array))
 
 
+_CALLED = called()
+_DATA, _PING = data_of(b"a piece of a frame"), pack(Kind.PING, 0, 0, bytes(8))
+_HEADERS_OF = {Flag.END_HEADERS: TAKEN, Flag.END_HEADERS | Flag.END_STREAM: [(b"grpc-status", b"0")]}
+_ANSWER, _OVER = (pack(Kind.HEADERS, flags, 1, listed(headers)) for flags, headers in _HEADERS_OF.items())
+_TAKEN = said([(Setting.MAX_FRAME_SIZE, 1 << 20)]) + _ANSWER
+
 SEEDS: dict[str, list[bytes]] = {
     "prefix": [pack_prefix(kind, 120, 8 if kind is FrameType.INFER else 0) for kind in FrameType],
     "header": [*_HEADERS, plain_pickle.dumps({"a": [1, 2.5, None, True, "x", b"y", (1, 2)], "b": {"a": -1}})],
@@ -48,4 +57,6 @@ SEEDS: dict[str, list[bytes]] = {
     "payload": [_with_payload(arrays) for arrays in _ARRAYS],
     "coded": [_coded()],
     "learned": [_learned()],
+    "service": [_CALLED, _CALLED + _DATA + _PING, called(HEALTH_PATH)],
+    "caller": [_TAKEN, _TAKEN + _DATA + _PING + pack(Kind.WINDOW_UPDATE, 0, 1, bytes([0, 0, 1, 0])) + _OVER],
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecloud.net import entropy, learned_file, plain_pickle, tensors
+from edgecloud.net import calls, entropy, http2, learned_file, plain_pickle, tensors
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, parse_prefix
 from edgecloud.net.messages import (
     Error,
@@ -31,7 +31,7 @@ from edgecloud.net.messages import (
 )
 from edgecloud.net.sides import Side, SidedCodec
 from edgecloud.net.tensors import Array
-from edgecloud.utils.errors import ProtocolError
+from edgecloud.utils.errors import ConnectError, ProtocolError
 
 LIMITS = Limits(payload_bytes=1 << 20)
 PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)
@@ -141,6 +141,33 @@ def learned(data: bytes) -> bool:
     return True
 
 
+def _exchange(end: http2.Exchange, data: bytes) -> bool:
+    """What one end of a stream reads, in two pieces; it owes, keeps and takes no more than it may."""
+    into = memoryview(bytearray(len(data)))
+    half = len(data) // 2
+    try:
+        for part in (data[:half], data[half:]):
+            end.feed(memoryview(part), 0.0)
+            assert end.read(into) <= len(part)
+            assert not end.has_bytes
+    except (ProtocolError, ConnectError):
+        return False
+    finally:
+        assert len(end.owed) <= http2.OWED_BYTES + http2.FRAME_BYTES // 16
+        assert end.room < 1 << 31
+    return end.failure is None
+
+
+def service(data: bytes) -> bool:
+    """What a client sends on the port of gRPC."""
+    return _exchange(calls.Service(), data)
+
+
+def caller(data: bytes) -> bool:
+    """What a server answers to a call."""
+    return _exchange(calls.Caller("cloud:1", is_secure=False), data)
+
+
 def _decoded(codec: SidedCodec, shape: tuple[int, ...], packed: bytes) -> Array:
     codec.check("float32", shape, memoryview(packed))
     return codec.decode("float32", shape, memoryview(packed))
@@ -159,6 +186,8 @@ TARGETS: dict[str, Target] = {
     "payload": payload,
     "coded": coded,
     "learned": learned,
+    "service": service,
+    "caller": caller,
 }
 
 

@@ -8,6 +8,18 @@ from h2.errors import ErrorCodes as Reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.http2_frames import (
+    Flag,
+    Kind,
+    called,
+    data_of,
+    frames_in,
+    go_away,
+    listed,
+    pack,
+    parse_head,
+    said,
+)
 from edgecloud.net.calls import HEALTH_PATH, Caller, Service, TransportError, refusal
 from edgecloud.net.frames import MAGIC, BadMagicError
 from edgecloud.net.http2 import (
@@ -26,18 +38,6 @@ from edgecloud.net.http2 import (
 from edgecloud.net.messages import Error
 from edgecloud.utils.errors import ConnectError, PeerClosedError, ProtocolError
 from tests.conftest import many
-from tests.http2_frames import (
-    Flag,
-    Kind,
-    called,
-    data_of,
-    frames_in,
-    go_away,
-    listed,
-    pack,
-    parse_head,
-    said,
-)
 
 SPACE = 8 << 20
 
@@ -178,6 +178,7 @@ WRONG: dict[str, bytes] = {
     "endless settings": said([]) * 3000,
     "endless empty frames": pack(Kind.DATA, 0, 1) * int(3 * FRAMES_PER_S),
     "endless frames that are ignored": pack(Kind.PRIORITY, 0, 1, bytes(5)) * int(3 * FRAMES_PER_S),
+    "much in headers": pack(Kind.HEADERS, Flag.END_HEADERS, 3, listed([(b"a", bytes(5000))])) * 4,
     "endless streams": b"".join(
         pack(Kind.HEADERS, Flag.END_HEADERS, 3 + 2 * n, b"\x82") + pack(Kind.RST_STREAM, 0, 3 + 2 * n, bytes(4))
         for n in range(BLOCKS)

@@ -43,6 +43,16 @@ class Flag(IntFlag):
     PRIORITY = 32
 
 
+class Setting(IntEnum):
+    """What a side says of itself."""
+
+    ENABLE_PUSH = 2
+    MAX_CONCURRENT_STREAMS = 3
+    INITIAL_WINDOW_SIZE = 4
+    MAX_FRAME_SIZE = 5
+    MAX_HEADER_LIST_SIZE = 6
+
+
 class Head(NamedTuple):
     """The first bytes of a frame."""
 
@@ -78,7 +88,12 @@ def listed(headers: Headers) -> bytes:
     return bytes(hpack.Encoder().encode(headers))
 
 
-def called(path: str = PATH, kind: bytes = CONTENT_TYPE, method: bytes = b"POST", more: Headers | None = None) -> bytes:
+def called(
+    path: str = PATH,
+    kind: bytes = CONTENT_TYPE,
+    method: bytes = b"POST",
+    settings: Sequence[tuple[int, int]] = (),
+) -> bytes:
     """The first bytes of a client."""
     headers = [
         (b":method", method),
@@ -86,9 +101,8 @@ def called(path: str = PATH, kind: bytes = CONTENT_TYPE, method: bytes = b"POST"
         (b":path", path.encode()),
         (b":authority", b"cloud"),
         (b"content-type", kind),
-        *(more or []),
     ]
-    return PREFACE + said([]) + pack(Kind.HEADERS, Flag.END_HEADERS, 1, listed(headers))
+    return PREFACE + said(settings) + pack(Kind.HEADERS, Flag.END_HEADERS, 1, listed(headers))
 
 
 def data_of(message: bytes, flags: int = 0, stream: int = 1) -> bytes:
