@@ -30,7 +30,7 @@ DEBUG_BYTES = 4 << 10
 BLOCKS, BLOCKS_BYTES = 64, 16 << 10  # of headers on one connection, which take longest to read
 FRAMES_AHEAD = 64  # that are packed at once
 FRAMES_PER_S = 2000.0
-"""That carry next to nothing, which cost more to read than to send. Those that answer what we send are not counted."""
+"""That carry next to nothing, which cost more to read than to send. Those that go with larger ones are not counted."""
 SMALL_BYTES = 1024
 CREDIT = 10_000
 
@@ -302,6 +302,7 @@ class Exchange(ABC):
         if (self._block is None) == (frame.kind == Kind.CONTINUATION):
             raise Http2Error("headers that are not in one piece")
         if frame.kind == Kind.DATA and frame.length >= SMALL_BYTES:
+            self._credit = min(CREDIT, self._credit + 1)  # a proxy may send the rest of a piece apart
             return
         if self._credit:
             self._credit -= 1

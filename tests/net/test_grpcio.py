@@ -135,7 +135,7 @@ def test_two_streams_of_one_channel_take_turns_and_two_channels_do_not_wait() ->
 # --- our edge, a server of grpcio
 
 
-class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Service:
     """Sends back what it gets, until it is told otherwise."""
 
     def service(self, details: Any) -> Any:
