@@ -62,7 +62,7 @@ class TransportError(ProtocolError):
 
 
 def refusal(error: Error) -> bytes:
-    """A refusal for whoever has not been heard yet: GOAWAY, with words for people and behind them the ERROR."""
+    """A refusal for a client that has not been heard yet: GOAWAY, with words for people and behind them the ERROR."""
     header = plain_pickle.dumps(to_header(error))
     words = f"{error.code}: {error.text}\n".encode() + pack_prefix(Error.TYPE, len(header), 0) + header
     connection = connection_of(is_client=False)

@@ -366,7 +366,7 @@ class Connection:
 
 
 def refusal_of(error: Error, *, is_grpc: bool) -> bytes:
-    """The bytes of a refusal for whoever has not been heard yet."""
+    """The bytes of a refusal for a client that has not been heard yet."""
     if is_grpc:
         from edgecloud.net import calls
 

@@ -46,7 +46,7 @@ BLOCKS, BLOCKS_BYTES = 64, 16 << 10  # of headers on one connection, which take 
 STREAMS, EARLY_STREAMS = 1, BLOCKS  # that may be open, and before the other side has heard that; one is taken
 FRAMES_AHEAD = 64  # that are packed at once
 FRAMES_PER_S = 2000.0
-"""That carry next to nothing, which cost more to read than to send. Those that answer what we send are not counted."""
+"""That carry next to nothing, which cost more to read than to send. Those that go with larger ones are not counted."""
 SMALL_BYTES = 1024
 CREDIT = 10_000
 
@@ -104,6 +104,7 @@ class _Heads:
         if kind in (_HEADERS, _CONTINUATION):
             self._check_block(length, is_first=kind == _HEADERS, is_last=bool(flags & _END_HEADERS))
         if kind == _DATA and length >= SMALL_BYTES:
+            self._credit = min(CREDIT, self._credit + 1)  # a proxy may send the rest of a piece apart
             return
         if self._credit:
             self._credit -= 1

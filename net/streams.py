@@ -166,7 +166,8 @@ class Stream:
                 self._take_owed()
             while self._pending:
                 self._push(max(0.0, end - time.monotonic()))
-        self._raw.farewell(max(0.0, end - time.monotonic()))
+        if self._exchange.is_over:  # else the other side goes on, and would take the end of TLS for that of everything
+            self._raw.farewell(max(0.0, end - time.monotonic()))
 
     # --- of the thread that receives
 

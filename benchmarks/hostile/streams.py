@@ -183,12 +183,12 @@ def _many(there: Site, near: Site) -> Row:
 def _unread(there: Site, near: Site) -> Row:
     """Answers are asked for, and there is no window for them, or nobody reads."""
     probes = b"".join(encode(Probe(number, 1 << 20), []) for number in range(200))
-    name = "A20 gRPC: 200 probes of 1 MiB, and no window for the answers, 16 at once"
+    name = "A20 gRPC: 200 probes of 1 MiB, a window of 3 kB for the answers, 16 at once"
     with watched(there, name) as row, ExitStack() as stack:
         socks = [stack.enter_context(closing(raw(near))) for _ in range(CLIENTS)]
         for sock in socks:
             sock.sendall(
-                called(settings=[(Setting.INITIAL_WINDOW_SIZE, 100_000)])
+                called(settings=[(Setting.INITIAL_WINDOW_SIZE, 3_000)])
                 + message(encode(near.hello, []))
                 + message(probes)
             )

@@ -85,6 +85,7 @@ def test_answers_are_those_of_the_whole_network_one_by_one_and_pipelined(served:
         np.testing.assert_allclose(answer.outputs[0], le_net(le_net.sample)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # it is exported
 def test_a_network_that_the_cloud_does_not_have_is_sent_in_a_stream_too(tmp_path: Path) -> None:
     with (
         ec.Cloud(accept_networks=True, network_store=tmp_path, grpc_port=0) as cloud,

@@ -127,7 +127,7 @@ def test_two_streams_of_one_channel_take_turns_and_two_channels_do_not_wait() ->
         for call in (first, other):
             call.send(data)
             assert call.take(len(data)) == data
-        waiting = Call(one)  # calls of a channel that is not connected yet begin in any order
+        waiting = Call(one)
         first.end()
         waiting.send(data)
         assert waiting.take(len(data)) == data
@@ -136,7 +136,7 @@ def test_two_streams_of_one_channel_take_turns_and_two_channels_do_not_wait() ->
 # --- our edge, a server of grpcio
 
 
-class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Service:
     """Sends back what it gets, until it is told otherwise."""
 
     def service(self, details: Any) -> Any:

@@ -199,9 +199,17 @@ def test_what_http2_does_not_allow_ends_the_connection_with_a_reason(name: str) 
     assert payload[4:8] == caught.value.reason.to_bytes(4, "big")
 
 
+def test_small_frames_between_large_ones_are_none_that_flood() -> None:
+    """As a proxy may cut a long message."""
+    _, service = met()
+    for _ in range(5000):
+        assert len(feed(service, data_of(bytes(2000)) + data_of(b"x"))) == 2001
+        owed(service)
+
+
 def test_a_connection_that_is_kept_alive_for_a_day_is_none_that_floods() -> None:
     _, service = met()
-    for second in range(0, 86_400, 10):
+    for second in range(0, 86_400, 60):
         feed(service, pack(Kind.PING, 0, 0, bytes(8)), now=float(second))
         owed(service)
 
