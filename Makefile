@@ -69,6 +69,7 @@ format: $(DEV) ## put the code in the house style
 bench: $(DEV) $(EDGE) ## all measurements; about three hours, tables go to benchmarks/results
 	$(BIN)/python -m benchmarks.wire
 	$(BIN)/python -m benchmarks.tls
+	$(BIN)/python -m benchmarks.transports
 	$(BIN)/python -m benchmarks.decision
 	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.choice

@@ -7,25 +7,11 @@ else, or does not take the call, is one line that names what to do.
 from enum import IntEnum
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from edgecloud.net import hpack, plain_pickle
+from h2.errors import ErrorCodes
+
+from edgecloud.net import plain_pickle
 from edgecloud.net.frames import MAGIC, BadMagicError, pack_prefix
-from edgecloud.net.http2 import (
-    FIRST_WINDOW,
-    FRAME_BYTES,
-    PREFACE,
-    PREFIX,
-    WORD,
-    Exchange,
-    Flag,
-    Head,
-    Http2Error,
-    Kind,
-    Reason,
-    Setting,
-    go_away,
-    pack,
-    settings,
-)
+from edgecloud.net.http2 import PREFACE, PREFIX, Exchange, Headers, Http2Error, connection_of
 from edgecloud.net.messages import Error, to_header
 from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError
 from edgecloud.utils.units import printable
@@ -76,10 +62,12 @@ class TransportError(ProtocolError):
 
 
 def refusal(error: Error) -> bytes:
-    """A refusal for whoever has not been heard yet: GOAWAY, with words for people and behind them the ERROR."""
+    """A refusal for a client that has not been heard yet: GOAWAY, with words for people and behind them the ERROR."""
     header = plain_pickle.dumps(to_header(error))
     words = f"{error.code}: {error.text}\n".encode() + pack_prefix(Error.TYPE, len(header), 0) + header
-    return settings([]) + go_away(Reason.ENHANCE_YOUR_CALM, words)
+    connection = connection_of(is_client=False)
+    connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, words, 0)
+    return bytes(connection.data_to_send())
 
 
 class Service(Exchange):
@@ -89,45 +77,26 @@ class Service(Exchange):
     """
 
     def __init__(self, *, is_serving: bool = True) -> None:
-        super().__init__()
+        super().__init__(is_client=False)
         self._is_serving = is_serving
-        self._preface = 0
-        self._refused = 0
         self.is_health_check = False
         """Whether that was all."""
-        self.owed += settings(
-            [
-                (Setting.MAX_CONCURRENT_STREAMS, 1),
-                (Setting.INITIAL_WINDOW_SIZE, FIRST_WINDOW),
-                (Setting.MAX_FRAME_SIZE, FRAME_BYTES),
-                (Setting.MAX_HEADER_LIST_SIZE, hpack.LIST_BYTES),
-            ]
-        )
+        self._settle()
 
-    def _begin(self, data: memoryview) -> int:
-        part = bytes(data[: len(PREFACE) - self._preface])
-        expected = PREFACE[self._preface : self._preface + len(part)]
-        if part != expected:
-            if not self._preface and part[:1] == MAGIC[:1]:
-                raise TransportError("this port speaks gRPC: use --transport grpc, or the port of -p")
-            if not self._preface and part[:1] in TLS_FIRST:
-                raise BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+    def _begin(self, data: memoryview) -> None:
+        first = data[:1]
+        if first == MAGIC[:1]:
+            raise TransportError("this port speaks gRPC: use --transport grpc, or the port of -p")
+        if first in TLS_FIRST:
+            raise BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+        if data[: len(PREFACE)] != PREFACE[: data.nbytes]:
             raise Http2Error("not gRPC: the first bytes are not those of HTTP/2")
-        self._preface += len(part)
-        self._is_heard = self._preface == len(PREFACE)
-        return len(part)
 
-    def _take_headers(self, stream: int, headers: list[hpack.Header], *, is_end: bool) -> None:
-        if not stream % 2 or stream < self.stream:
-            raise Http2Error("a stream with a number that is not a client's")
+    def _take_headers(self, stream: int, headers: Headers, *, is_end: bool) -> None:
         if stream == self.stream:  # trailers, which say nothing here
-            if not is_end:
-                raise Http2Error("headers in the middle of a stream")
-            self._end()
             return
         if self.stream:
-            self._refused = max(self._refused, stream)
-            self.owed += pack(Kind.RST_STREAM, 0, stream, WORD.pack(Reason.REFUSED_STREAM))
+            self.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
             return
         self.stream = stream
         found = dict(headers)
@@ -139,20 +108,19 @@ class Service(Exchange):
         elif path != PATH.encode():
             self._refuse(_OK + status(Status.UNIMPLEMENTED, f"no such method, only {PATH}"), "a call of another method")
         else:
-            self.owed += pack(Kind.HEADERS, Flag.END_HEADERS, stream, hpack.encode(_OK))
+            self.h2.send_headers(stream, _OK)
             self.is_open, self.is_ended = True, is_end
 
-    def _refuse(self, headers: list[hpack.Header], text: str) -> None:
-        flags = Flag.END_HEADERS | Flag.END_STREAM
-        self.owed += pack(Kind.HEADERS, flags, self.stream, hpack.encode(headers))
-        self.owed += go_away(Reason.NO_ERROR, last=self.stream)
+    def _refuse(self, headers: Headers, text: str) -> None:
+        self.h2.send_headers(self.stream, headers, end_stream=True)
+        self.close(ErrorCodes.NO_ERROR)
         self.failure, self.is_over = ProtocolError(text), True
 
     def _tell_health(self) -> None:
         answer = b"\x08\x01" if self._is_serving else b"\x08\x02"
-        self.owed += pack(Kind.HEADERS, Flag.END_HEADERS, self.stream, hpack.encode(_OK))
+        self.h2.send_headers(self.stream, _OK)
         if self.room >= PREFIX.size + len(answer):
-            self.owed += pack(Kind.DATA, 0, self.stream, PREFIX.pack(0, len(answer)) + answer)
+            self.h2.send_data(self.stream, PREFIX.pack(0, len(answer)) + answer)
         self.is_health_check = True
         self.farewell(None)
 
@@ -162,22 +130,18 @@ class Service(Exchange):
             return
         self.is_over = True
         words = status(Status.OK) if why is None else status(_status_of(why), f"{why.code}: {why.text}")
-        flags = Flag.END_HEADERS | Flag.END_STREAM
-        self.owed += pack(Kind.HEADERS, flags, self.stream, hpack.encode(words))
-        self.owed += go_away(Reason.NO_ERROR, last=self.stream)
-
-    def _is_refused(self, stream: int) -> bool:
-        return 0 < stream <= self._refused or self.is_over
+        self.h2.send_headers(self.stream, words, end_stream=True)
+        self.close(ErrorCodes.NO_ERROR)
 
 
 def _status_of(error: Error) -> Status:
     return STATUS_OF.get(error.code, Status.INVALID_ARGUMENT)
 
 
-_OK: list[hpack.Header] = [(b":status", b"200"), (b"content-type", CONTENT_TYPE)]
+_OK: Headers = [(b":status", b"200"), (b"content-type", CONTENT_TYPE)]
 
 
-def status(code: Status, text: str = "") -> list[hpack.Header]:
+def status(code: Status, text: str = "") -> Headers:
     """Trailers of gRPC."""
     words = [(b"grpc-message", quote_from_bytes(text.encode(), safe=" :/,.'()-").encode())] if text else []
     return [(b"grpc-status", str(int(code)).encode()), *words]
@@ -187,18 +151,9 @@ class Caller(Exchange):
     """The edge's end: makes one call of PATH. `authority` is the name of the cloud, HOST:PORT."""
 
     def __init__(self, authority: str, *, is_secure: bool) -> None:
-        super().__init__()
+        super().__init__(is_client=True)
         self.stream, self.is_open = 1, True
         self._status: int | None = None
-        self._has_data = False
-        self.owed += PREFACE + settings(
-            [
-                (Setting.ENABLE_PUSH, 0),
-                (Setting.INITIAL_WINDOW_SIZE, FIRST_WINDOW),
-                (Setting.MAX_FRAME_SIZE, FRAME_BYTES),
-                (Setting.MAX_HEADER_LIST_SIZE, hpack.LIST_BYTES),
-            ]
-        )
         headers = [
             (b":method", b"POST"),
             (b":scheme", b"https" if is_secure else b"http"),
@@ -208,9 +163,10 @@ class Caller(Exchange):
             (b"content-type", CONTENT_TYPE),
             (b"user-agent", b"edge-cloud-inference"),
         ]
-        self.owed += pack(Kind.HEADERS, Flag.END_HEADERS, self.stream, hpack.encode(headers))
+        self.h2.send_headers(self.stream, headers)
+        self._settle()
 
-    def _begin(self, data: memoryview) -> int:
+    def _begin(self, data: memoryview) -> None:
         first = data[0]
         if first == MAGIC[0]:
             raise ConnectError("this port takes frames without gRPC: use --transport tcp, or the port of --grpc-port")
@@ -220,29 +176,14 @@ class Caller(Exchange):
             raise ConnectError(
                 "the server there does not speak HTTP/2: use the port of --grpc-port, or --transport tcp"
             )
-        self._is_heard = True
-        return 0
 
-    def _begin_data(self, frame: Head) -> None:
-        super()._begin_data(frame)
-        if self._status is None:
-            raise Http2Error("data before headers")
-        self._has_data = True
-
-    def _take_headers(self, stream: int, headers: list[hpack.Header], *, is_end: bool) -> None:
-        if stream != self.stream:
-            raise Http2Error("headers of a stream that nobody opened")
+    def _take_headers(self, stream: int, headers: Headers, *, is_end: bool) -> None:
         found = dict(headers)
         if self._status is None:
             self._status = _number(found.get(b":status", b""))
-            if 100 <= self._status < 200:
-                self._status = None
-                return
             if self._status != 200 or not found.get(b"content-type", b"").startswith(CONTENT_TYPE):
                 self._fail(_meaning(self._status, found))
                 return
-        elif not is_end:
-            raise Http2Error("headers in the middle of a stream")
         if is_end:
             self.is_over = True
             self._end()
@@ -267,24 +208,29 @@ class Caller(Exchange):
         return ConnectError(f"the server there did not take the call ({said})")
 
     def _reset_by(self, reason: int) -> None:
-        name = Reason(reason).name if reason in Reason.__members__.values() else str(reason)
+        name = _name(reason)
         kind = PeerClosedError if self._has_data else ConnectError
         self._fail(kind(f"the other side has reset the stream ({name})"))
 
-    def _left_by(self, reason: int, words: bytes) -> None:
+    def _left_by(self, reason: int, words: bytes, *, was_taken: bool) -> None:
         said, _, self.last_words = words.partition(b"\n")
-        if not self.last_words.startswith(MAGIC):
+        if was_taken or not self.last_words.startswith(MAGIC):
             self.last_words = b""
-            name = Reason(reason).name if reason in Reason.__members__.values() else str(reason)
             text = _text(said)
-            self._fail(ConnectError(f"the server there ended the connection ({f'{name}: {text}' if text else name})"))
-        self.is_ended = self.is_over = True
+            told = f"{_name(reason)}: {text}" if text else _name(reason)
+            kind = PeerClosedError if was_taken else ConnectError
+            self._fail(kind(f"the server there ended the connection ({told})"))
 
     def farewell(self, why: Error | None) -> None:
         """This side sends no more."""
         del why
         if not self.is_over:
-            self.owed += pack(Kind.DATA, Flag.END_STREAM, self.stream)
+            self.h2.end_stream(self.stream)
+            self._settle()
+
+
+def _name(reason: int) -> str:
+    return ErrorCodes(reason).name if reason in ErrorCodes.__members__.values() else str(int(reason))
 
 
 def _number(text: bytes) -> int:

@@ -23,6 +23,7 @@ from edgecloud.net.transport import Plain, Transport
 from edgecloud.utils import addresses, defaults
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, HandshakeLostError, PeerClosedError, ProtocolError
+from edgecloud.utils.extras import require
 
 if TYPE_CHECKING:  # else imported where TLS is used
     import ssl
@@ -383,16 +384,7 @@ class Connection:
 
     def peer_has_left(self) -> bool:
         """Whether the other side has closed; what it has sent stays unread."""
-        has_left = getattr(self._transport, "has_left", None)
-        if has_left is not None:
-            return bool(has_left())
-        self.sock.settimeout(0)
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return self._transport.has_left()
 
     def refuse(self, error: Error, seconds: float) -> None:
         """Send a refusal and close in good order, in at most `seconds` and a megabyte of what the peer still sends."""
@@ -400,7 +392,7 @@ class Connection:
         with contextlib.suppress(AppError, OSError):
             if self.is_grpc and not self._is_cut:
                 self._transport.send([memoryview(refusal_of(error, is_grpc=True))], deadline.remaining())
-            elif not getattr(self._transport, "is_over", False):
+            elif not self._transport.is_over:
                 self.send(error, deadline)
         with contextlib.suppress(AppError, OSError):
             self._drop_rest(deadline, REFUSED_READS, error)
@@ -408,7 +400,7 @@ class Connection:
 
     def leave(self) -> None:
         """The other side sends no more: say, where the transport has words for it, that this side does not either."""
-        if hasattr(self._transport, "is_over"):
+        if self._transport.has_own_end:
             self.end(CHECKED_S)
 
     def end(self, seconds: float) -> None:
@@ -437,7 +429,7 @@ class Connection:
 
 
 def refusal_of(error: Error, *, is_grpc: bool) -> bytes:
-    """The bytes of a refusal for whoever has not been heard yet."""
+    """The bytes of a refusal for a client that has not been heard yet."""
     if is_grpc:
         from edgecloud.net import calls
 
@@ -506,9 +498,11 @@ def connect(
     deadline = Deadline.after(
         timeout_s, f"the cloud at {place} did not complete the TLS handshake within {timeout_s:g} s"
     )
-    connection = Connection(dial(host, port, timeout_s), limits or Limits(), place=place)
     is_grpc = transport == "grpc"
-    called = place if tls is None else addresses.show(tls.hostname, port)
+    if is_grpc:
+        require("h2")
+    connection = Connection(dial(host, port, timeout_s), limits or Limits(), place=place)
+    called = addresses.show(host.partition("%")[0] if tls is None else tls.hostname, port)
     if tls is not None:
         try:
             _secure(connection, tls, deadline, called if is_grpc else "")

@@ -20,6 +20,7 @@ from edgecloud.net.penalties import AdmissionControl, Denial, Policy, fault_of, 
 from edgecloud.net.sources import Account, Sources
 from edgecloud.utils import addresses, defaults
 from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError
+from edgecloud.utils.extras import require
 from edgecloud.utils.flood_log import FloodLog
 from edgecloud.utils.units import printable
 
@@ -108,8 +109,10 @@ class Server:
     def open(self) -> tuple[str, int]:
         """Listen on every address of the host; returns the first, with the chosen port where 0 was asked for.
 
-        Raises ConnectError.
+        Raises ConnectError, and MissingLibraryError where gRPC is wanted without h2.
         """
+        if self.grpc_port is not None:
+            require("h2")
         self._listeners = listen(self.host, self.port, BACKLOG)
         self._grpc_listeners: list[socket.socket] = []
         if self.grpc_port is not None:

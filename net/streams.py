@@ -19,21 +19,20 @@ from edgecloud.net.transport import Transport
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, PeerClosedError
 
-INBOX_BYTES = 32 << 10
+INBOX_BYTES = 256 << 10
 TURN_S = 0.05  # how soon a thread that waits for room notices that the other one does not read any more
-_NOTHING = memoryview(bytearray())
 
 
 class Stream:
     """A transport that is a stream of gRPC in another one. Sending and receiving are for one thread each."""
+
+    has_own_end = True
 
     def __init__(self, raw: Transport, exchange: Exchange) -> None:
         self._raw, self._exchange = raw, exchange
         self._moved = threading.Condition()  # the exchange is not for two threads at once
         self._sends, self._receives = threading.Lock(), threading.Lock()
         self._inbox = memoryview(bytearray(INBOX_BYTES))
-        self._begin = self._end = 0
-        self._kept = bytearray()  # bytes of messages that were read while there was no room to send
         self._is_at_end = False
         self._pending: deque[tuple[memoryview, bool]] = deque()  # with whether it is of those that are sent for others
         self._pending_bytes = 0  # of those
@@ -52,9 +51,7 @@ class Stream:
                 raise exchange.failure
             if self._is_at_end:
                 raise PeerClosedError("the other side closed the connection before it called")
-            if self._begin == self._end:
-                self._fill(deadline.remaining())
-            self._read(_NOTHING)
+            self._fill(deadline.remaining())
             self._answer()
 
     @property
@@ -100,7 +97,7 @@ class Stream:
             raise TimeoutError
         if not self._receives.acquire(blocking=False):  # somebody reads
             with self._moved:
-                self._moved.wait_for(lambda: self._exchange.room > 0 or self._exchange.is_over, left)
+                self._moved.wait_for(lambda: self._exchange.has_room or self._exchange.is_over, left)
             return
         try:
             self._keep(left)
@@ -109,11 +106,8 @@ class Stream:
 
     def _keep(self, seconds: float) -> None:
         """Read what comes, in the place of the thread that receives. There is never more than was given room."""
-        if self._begin == self._end:
-            with contextlib.suppress(TimeoutError, BlockingIOError):
-                self._fill(seconds)
-        scratch = memoryview(bytearray(self._end - self._begin))
-        self._kept += scratch[: self._read(scratch)]
+        with contextlib.suppress(TimeoutError, BlockingIOError):
+            self._fill(seconds)
         if self._is_at_end:
             raise BrokenPipeError(errno.EPIPE, "the other side closed the connection")
 
@@ -172,7 +166,8 @@ class Stream:
                 self._take_owed()
             while self._pending:
                 self._push(max(0.0, end - time.monotonic()))
-        self._raw.farewell(max(0.0, end - time.monotonic()))
+        if self._exchange.is_over:  # else the other side goes on, and would take the end of TLS for that of everything
+            self._raw.farewell(max(0.0, end - time.monotonic()))
 
     # --- of the thread that receives
 
@@ -183,9 +178,7 @@ class Stream:
             raise TimeoutError
         try:
             got = self._take(into)
-            if got is None and min(self._exchange.ahead, into.nbytes) >= INBOX_BYTES:
-                got = self._take_ahead(into, seconds)
-            elif got is None:
+            if got is None:
                 self._fill(seconds)
                 got = self._take(into)
         finally:
@@ -195,57 +188,37 @@ class Stream:
 
     def _take(self, into: memoryview) -> int | None:
         """Bytes that are there; None where there are none yet."""
-        got = 0
-        if self._kept:
-            got = min(len(self._kept), into.nbytes)
-            into[:got] = self._kept[:got]
-            del self._kept[:got]
-        elif self._begin < self._end:
-            got = self._read(into)
-        if got:
-            with self._moved:
-                self._exchange.consumed(got)
-            return got
         exchange = self._exchange
+        with self._moved:
+            got = exchange.read(into) if exchange.has_bytes else 0
+            if got:
+                return got
         if exchange.last_words:
-            self._kept += exchange.last_words
-            exchange.last_words = b""
-            return self._take(into)
+            got = min(len(exchange.last_words), into.nbytes)
+            into[:got] = exchange.last_words[:got]
+            exchange.last_words = exchange.last_words[got:]
+            return got
         if exchange.failure is not None:
             raise exchange.failure
         return 0 if exchange.is_ended or self._is_at_end else None
 
-    def _take_ahead(self, into: memoryview, seconds: float) -> int | None:
-        """Bytes of a long message go where they belong at once."""
-        got = self._raw.receive(into[: self._exchange.ahead], seconds)
+    def _fill(self, seconds: float) -> None:
+        """Read some bytes, and have them taken. Raises OSError, and what they mean where they are not right."""
+        if self._is_at_end:
+            return
+        got = self._raw.receive(self._inbox, seconds)
         self._is_at_end = got == 0
-        if got:
-            with self._moved:
-                self._exchange.came(got)
-                self._exchange.consumed(got)
-        return got
-
-    def _read(self, into: memoryview) -> int:
-        """Have what came read; returns how many bytes of messages were written."""
+        if not got:
+            return
         with self._moved:
             try:
-                used, put = self._exchange.feed(self._inbox[self._begin : self._end], into, time.monotonic())
+                self._exchange.feed(self._inbox[:got], time.monotonic())
             except Http2Error as error:
                 self._exchange.go_away(error)
                 self._is_at_end = True
                 raise
             finally:
                 self._moved.notify_all()
-        self._begin += used
-        return put
-
-    def _fill(self, seconds: float) -> None:
-        if self._begin < self._end or self._is_at_end:
-            return
-        self._begin = self._end = 0
-        got = self._raw.receive(self._inbox, seconds)
-        self._end = got or 0
-        self._is_at_end = got == 0
 
     def has_left(self) -> bool:
         """Whether the other side has closed, or given the stream up; what it has sent stays unread."""

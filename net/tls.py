@@ -149,6 +149,8 @@ def explain(error: ssl.SSLError) -> AppError:
 class Secure:
     """A transport that encrypts. Sending and receiving are for one thread each."""
 
+    has_own_end = is_over = False
+
     def __init__(self, raw: Plain, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         self._raw = raw
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -231,6 +233,10 @@ class Secure:
         self._raw.send([memoryview(rest)], seconds)
 
     # --- of the thread that receives
+
+    def has_left(self) -> bool:
+        """As TCP says it."""
+        return self._raw.has_left()
 
     def receive(self, into: memoryview, seconds: float) -> int | None:
         """Receive some bytes; None where a record is not complete. Raises OSError, and TlsError for a flood of keys.

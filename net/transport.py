@@ -15,6 +15,16 @@ USER_TIMEOUT_S = 10
 class Transport(Protocol):
     """One thread may send while another receives; what fails is raised as OSError, time-outs as TimeoutError."""
 
+    has_own_end: bool
+    """Whether it has an end of its own, which has to be said before that of TCP."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be sent any more, as far as it knows without trying."""
+
+    def has_left(self) -> bool:
+        """Whether the other side has closed; what it has sent stays unread."""
+
     def send(self, parts: list[memoryview], seconds: float) -> int:
         """Send some of these bytes; returns how many the kernel has taken."""
 
@@ -27,6 +37,8 @@ class Transport(Protocol):
 
 class Plain:
     """A TCP socket. A time-out belongs to a socket object, so each direction gets one when both are in use at once."""
+
+    has_own_end = is_over = False
 
     def __init__(self, sock: socket.socket) -> None:
         set_options(sock)
@@ -58,6 +70,16 @@ class Plain:
         """The first byte that came and was not received; none at the end."""
         self.sock.settimeout(seconds)
         return self.sock.recv(1, socket.MSG_PEEK)
+
+    def has_left(self) -> bool:
+        """Look, and wait for nothing."""
+        self.sock.settimeout(0)
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def farewell(self, seconds: float, why: Error | None = None) -> None:
         """TCP's own end says it."""

@@ -25,6 +25,7 @@ EXTRAS = {
     "prometheus_client": "metrics",
     "jinja2": "lab",
     "ray": "ray",
+    "h2": "grpc",
 }
 """By the name that is imported: the extra in pyproject.toml."""
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}

@@ -1,8 +1,8 @@
 """gRPC as users meet it: edges of the library and of the scripts, a proxy in between, and streams that are cut."""
 
 import json
+import socket
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,14 @@ def served(le_net: ec.Network) -> Iterator[ec.Cloud]:
 
 
 def edge_of(net: Any, cloud: str, **more: Any) -> Edge:
-    given = {"transport": "grpc", "token": "a good secret", "ready_timeout": LONG_S, "timeout": LONG_S} | more
-    return ec.Edge(net, cloud=cloud, **given)
+    """Its link is given: to probe it takes a second."""
+    given: dict[str, Any] = {
+        "transport": "grpc",
+        "token": "a good secret",
+        "ready_timeout": LONG_S,
+        "timeout": LONG_S,
+    } | more
+    return ec.Edge(net, cloud=cloud, link=ec.Link("100mbit", rtt="1ms"), **given)
 
 
 def assert_same(answer: ec.Answer) -> None:
@@ -79,6 +85,7 @@ def test_answers_are_those_of_the_whole_network_one_by_one_and_pipelined(served:
         np.testing.assert_allclose(answer.outputs[0], le_net(le_net.sample)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # it is exported
 def test_a_network_that_the_cloud_does_not_have_is_sent_in_a_stream_too(tmp_path: Path) -> None:
     with (
         ec.Cloud(accept_networks=True, network_store=tmp_path, grpc_port=0) as cloud,
@@ -130,26 +137,15 @@ def test_a_proxy_in_between_changes_nothing_and_when_it_dies_the_edge_completes_
 
 
 def test_a_proxy_without_a_cloud_behind_it_is_named(served: ec.Cloud, tmp_path: Path) -> None:
-    with closing_port() as nobody:
-        proxy = Nginx(tmp_path, nobody)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = listener.getsockname()[1]
+    proxy = Nginx(tmp_path, nobody)
     proxy.start()
     try:
         with pytest.raises(ec.ConnectError, match=r"the proxy there reaches no cloud \(HTTP 502\)"):
             edge_of((WIDE, X), f"127.0.0.1:{proxy.port}", point=0)
     finally:
         proxy.kill()
-
-
-def closing_port() -> Any:
-    import contextlib
-    import socket
-
-    @contextlib.contextmanager
-    def free() -> Iterator[int]:
-        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-            yield listener.getsockname()[1]
-
-    return free()
 
 
 def test_the_scripts_take_it_and_say_what_is_wrong(

@@ -3,17 +3,17 @@
 import numpy as np
 
 from benchmarks.hostile.attacks import encode
+from benchmarks.hostile.http2_frames import Flag, Kind, Setting, called, data_of, listed, pack, said
 from edgecloud.engine import tables
 from edgecloud.net import codec as codecs
-from edgecloud.net import entropy, hpack, learned_file, plain_pickle, tensors
+from edgecloud.net import entropy, learned_file, plain_pickle, tensors
 from edgecloud.net.calls import HEALTH_PATH
 from edgecloud.net.frames import FrameType, pack_prefix
-from edgecloud.net.http2 import Flag, Kind, Setting, pack, settings
 from edgecloud.net.messages import Chunk, to_header
 from tests import learned
 from tests.fuzz.targets import CODED_SHAPE, LEARNED_SHAPE
 from tests.net.test_frames import MESSAGES
-from tests.net.test_http2 import TAKEN, called, data_of
+from tests.net.test_http2 import TAKEN
 
 _HEADERS = [plain_pickle.dumps(to_header(message)) for message in MESSAGES]
 _ARRAYS: list[list[tensors.Array]] = [
@@ -54,8 +54,8 @@ def _chunk(codec: str) -> bytes:
 _CALLED = called()
 _DATA, _PING = data_of(b"a piece of a frame"), pack(Kind.PING, 0, 0, bytes(8))
 _HEADERS_OF = {Flag.END_HEADERS: TAKEN, Flag.END_HEADERS | Flag.END_STREAM: [(b"grpc-status", b"0")]}
-_ANSWER, _OVER = (pack(Kind.HEADERS, flags, 1, hpack.encode(headers)) for flags, headers in _HEADERS_OF.items())
-_TAKEN = settings([(Setting.MAX_FRAME_SIZE, 1 << 20)]) + _ANSWER
+_ANSWER, _OVER = (pack(Kind.HEADERS, flags, 1, listed(headers)) for flags, headers in _HEADERS_OF.items())
+_TAKEN = said([(Setting.MAX_FRAME_SIZE, 1 << 20)]) + _ANSWER
 
 SEEDS: dict[str, list[bytes]] = {
     "prefix": [pack_prefix(kind, 120, 8 if kind is FrameType.INFER else 0) for kind in FrameType],
@@ -67,11 +67,6 @@ SEEDS: dict[str, list[bytes]] = {
     "chunk": [
         *map(_chunk, ("raw", "zstd", "fp16", "int8c+zstd")),
         encode(Chunk(1, 1, 0), [np.zeros((1, 10), np.float32)]),
-    ],
-    "hpack": [
-        bytes.fromhex("828684418cf1e3c2e5f23a6ba0ab90f4ff"),
-        bytes.fromhex("3fe101488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff"),
-        hpack.encode([(b":status", b"200"), (b"grpc-status", b"0")]),
     ],
     "service": [_CALLED, _CALLED + _DATA + _PING, called(HEALTH_PATH)],
     "caller": [_TAKEN, _TAKEN + _DATA + _PING + pack(Kind.WINDOW_UPDATE, 0, 1, bytes([0, 0, 1, 0])) + _OVER],

@@ -123,10 +123,11 @@ def test_other_methods_are_refused_and_the_health_check_of_grpc_is_answered() ->
 def test_two_streams_of_one_channel_take_turns_and_two_channels_do_not_wait() -> None:
     data = encode(Infer(1, [[1, 2]], 1.0), [np.zeros(10, np.uint8)])
     with echo() as there, channel(there.grpc_port) as one, channel(there.grpc_port) as two:
-        first, waiting, other = Call(one), Call(one), Call(two)
+        first, other = Call(one), Call(two)
         for call in (first, other):
             call.send(data)
             assert call.take(len(data)) == data
+        waiting = Call(one)
         first.end()
         waiting.send(data)
         assert waiting.take(len(data)) == data
@@ -135,7 +136,7 @@ def test_two_streams_of_one_channel_take_turns_and_two_channels_do_not_wait() ->
 # --- our edge, a server of grpcio
 
 
-class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Service:
     """Sends back what it gets, until it is told otherwise."""
 
     def service(self, details: Any) -> Any:

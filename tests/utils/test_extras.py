@@ -56,6 +56,7 @@ def uses(files: Path) -> list[tuple[str, str, list[str]]]:
         ("openpyxl", "tasks_edge_api", [*cache, "--tasks-file", str(files / "tasks.xlsx")]),
         ("xlrd", "tasks_edge_api", [*cache, "--tasks-file", str(files / "tasks.xls")]),
         ("prometheus_client", "cloud_api", [*cache, "-p", "0", "--metrics-port", "0"]),
+        ("h2", "cloud_api", [*cache, "-p", "0", "--grpc-port", "0"]),
         ("jinja2", "lab.__main__", ["report", str(files / "records")]),
         ("ray", "cloud_api", [*cache, "-p", "0", "--workers", "ray"]),
         ("sklearn", "deployment", ["fit", *cache]),
