@@ -277,7 +277,7 @@ class Exchange(ABC):
 
         No more comes than was given room, so what is kept here is limited.
         """
-        if self.failure is not None or self._is_closed or not data.nbytes:  # what else comes is nobody's
+        if self._has_failed() or self._is_closed or not data.nbytes:  # what else comes is nobody's
             return
         if not self._is_heard:
             self._begin(data)
@@ -292,12 +292,15 @@ class Exchange(ABC):
         finally:
             self._settle()
         for event in events:
-            if self.failure is not None:
+            if self._has_failed():
                 return
             _TAKES.get(type(event), Exchange._ignore)(self, event)
         self._settle()
         if len(self.owed) > OWED_BYTES:
             raise Http2Error("too much to answer", ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _has_failed(self) -> bool:
+        return self.failure is not None
 
     @property
     def has_bytes(self) -> bool:

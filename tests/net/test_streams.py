@@ -341,7 +341,7 @@ def test_a_stranger_who_gives_no_room_is_no_reader_and_costs_no_memory(monkeypat
     """It asks for answers that it leaves no window for, and goes on sending."""
     monkeypatch.setattr("edgecloud.net.connection.PATIENCE_S", 0.3)
     header = listed([(b":method", b"POST"), (b":path", PATH.encode()), (b"content-type", b"application/grpc")])
-    start = called()[:24] + said([(4, 0)]) + pack(Kind.HEADERS, Flag.END_HEADERS, 1, header)  # type: ignore[list-item]
+    start = called()[:24] + said([(4, 0)]) + pack(Kind.HEADERS, Flag.END_HEADERS, 1, header)
     with echo(max_connections=4) as there, socket.create_connection((HOST, there.grpc_port)) as sock:
         one = encode(Infer(1, [], 1.0), [])
         sock.sendall(start + data_of(one * (30_000 // len(one))))
