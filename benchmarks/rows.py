@@ -3,8 +3,7 @@
     python -m benchmarks.rows [--bundles DIR] [--rounds N] [--at SHARES] [NETWORK ...]
 
 Tails of the points after the given shares of a network's points are run by turns in one piece, and in 2, 4 and 8 chunks
-of equal height, on one thread, in torch and in ONNX Runtime. All chunks are there at once, so `cost` is what running by
-rows adds; `exposed` is the part of the whole tail's seconds that comes after the last chunk: 1.00 without rows, and at
+of equal height, on one thread, in torch and in ONNX Runtime. All chunks are there at once, so `cost` is by rows against whole; `exposed` is the part of the whole tail's seconds that comes after the last chunk: 1.00 without rows, and at
 best 1 / chunks. Behind each back-end: a fit of the cost, in microseconds for each step and for each block of rows.
 """
 
@@ -17,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from benchmarks.bundles import bundled, parser_of
+from benchmarks.noise import Versus
 from edgecloud.engine.executor import ONNXRUNTIME, TORCH, BaseExecutor, make_executor
 from edgecloud.models import registry
 from edgecloud.models.network import Array, Network
@@ -44,12 +44,14 @@ class Row:
     whole_s: float
     rows_s: float
     exposed_s: float
+    cost: Versus
+    """By rows against whole."""
 
     @property
     def cells(self) -> tuple[str, ...]:
         """As they are shown."""
         numbers = (self.point, self.steps, self.layers, self.calls)
-        times = (f"{1000 * self.whole_s:.1f}", f"{self.rows_s / self.whole_s - 1:+.1%}")
+        times = (f"{1000 * self.whole_s:.1f}", str(self.cost))
         return (self.backend, self.network, *map(str, numbers), *times, f"{self.exposed_s / self.whole_s:.2f}")
 
 
@@ -97,7 +99,8 @@ def measured(executor: BaseExecutor, name: str, point: int, values: Mapping[int,
         calls = sum(len(step.made) for step in plan.steps)
         total, exposed = (statistics.median(times) for times in zip(*rows[steps], strict=True))
         about = (executor.backend, name.rpartition(":")[2], point, steps, len(plan.region), calls)
-        yield Row(*about, statistics.median(whole), total, exposed)
+        cost = Versus.of([taken for taken, _ in rows[steps]], whole)
+        yield Row(*about, statistics.median(whole), total, exposed, cost)
 
 
 def fitted(rows: Sequence[Row]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import write_table
+from benchmarks.noise import Versus
 from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.models import inputs, registry, weights
 from edgecloud.models.torch_network import TorchNetwork, prepare
@@ -312,7 +313,7 @@ def gateway_rows(cache: Path) -> list[list[str]]:
         added = median(took["--workers 1"]) - median(took["no workers"])
         size = f"{request.array.nbytes / 1e3:.0f} KB"
         rows = [[f"p50 of {size}, little to compute", *(format_seconds(median(each)) for each in took.values())]]
-        rows[0].append(f"+{added * 1e3:.2f} ms")
+        rows[0].append(f"+{added * 1e3:.2f} ms, {Versus.of(took['--workers 1'], took['no workers'])}")
         rates: dict[str, list[float]] = {name: [] for name in took}
         for _ in range(3):
             for name, cloud in zip(rates, (plain, gateway), strict=True):
@@ -320,8 +321,13 @@ def gateway_rows(cache: Path) -> list[list[str]]:
                     load.rate(1.0)
                     rates[name].append(load.rate(4.0))
         best = {name: median(each) for name, each in rates.items()}
-        share = best["--workers 1"] / best["no workers"]
-        rows.append([f"answers a second, {MODEL} tail", *(f"{each:.1f}" for each in best.values()), f"x {share:.3f}"])
+        rows.append(
+            [
+                f"answers a second, {MODEL} tail",
+                *(f"{each:.1f}" for each in best.values()),
+                f"x {Versus.of(rates['--workers 1'], rates['no workers'])}",
+            ]
+        )
         rows.append(["resident memory", *(f"{each.rss_bytes / 1e6:.0f} MB" for each in (plain, gateway)), ""])
     return rows
 
