@@ -3,8 +3,9 @@
     python -m benchmarks.rows [--bundles DIR] [--rounds N] [--at SHARES] [NETWORK ...]
 
 Tails of the points after the given shares of a network's points are run by turns in one piece, and in 2, 4 and 8 chunks
-of equal height, on one thread, in torch and in ONNX Runtime. All chunks are there at once, so `cost` is by rows against whole; `exposed` is the part of the whole tail's seconds that comes after the last chunk: 1.00 without rows, and at
-best 1 / chunks. Behind each back-end: a fit of the cost, in microseconds for each step and for each block of rows.
+of equal height, on one thread, in torch and in ONNX Runtime. All chunks are there at once, so `cost` is by rows against
+whole; `exposed` is the part of the whole tail's seconds that comes after the last chunk: 1.00 without rows, and at best
+1 / chunks. Behind each back-end: a fit of the cost, in microseconds for each step and for each block of rows.
 """
 
 import statistics
