@@ -11,8 +11,8 @@ edge runs in this process, slowed to its share. In every cell two plans are made
 --overlap auto and with --overlap off, and run in turns, so that what slows the machine slows both. Where they are the
 same it is run once, and the ratio is 1. Every answer is compared with the whole network's.
 
-`longest` is the longest stage of the plan with overlap as it was measured, its round trip left out; a cell is balanced
-where the two longest stages without overlap are within a factor of two of each other. Each cell is written down as soon
+`longest` is the slowest stage of the plan with overlap as it was measured, its round trip left out; a cell is balanced
+where the two slowest stages without overlap are within a factor of two of each other. Each cell is written down as soon
 as it is measured, and is not measured again.
 """
 
@@ -126,13 +126,13 @@ class Cell:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether the two longest stages without overlap are comparable."""
+        """Whether the two slowest stages without overlap are comparable."""
         first, second, *_ = self.off.stages
         return second * BALANCED >= first
 
     @property
     def over_longest(self) -> float:
-        """The total with overlap, over its longest stage and the round trip."""
+        """The total with overlap, over its slowest stage and the round trip."""
         return median(self.on.totals) / (self.on.stages[0] + RTT_S)
 
     @property

@@ -29,6 +29,8 @@ FLAGS = (
         "7s",
         "--ready-timeout",
         "9s",
+        "--transport",
+        "grpc",
     ),
     *("--fallback", "always", "--codec", "zstd", "--accuracy-budget", "1%", "--times", "measured"),
     *("--emulate-link", "5mbit,20ms", "--bandwidth", "5mbit", "--weights", "imagenet", "--backend", "torch"),
