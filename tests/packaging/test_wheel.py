@@ -175,6 +175,6 @@ def test_only_what_needs_an_extra_imports_it() -> None:
     }
     pictures = {f"tools/pictures/{name}.py" for name in ("front", "gain", "graph", "layers", "layout", "map", "style")}
     assert found == pictures | {
-        *("predictor/regressors.py", "models/zoo/digits.py", "server/prometheus.py"),
+        *("net/calls.py", "net/http2.py", "predictor/regressors.py", "models/zoo/digits.py", "server/prometheus.py"),
         *("lab/report/html.py", "lab/report/pictures.py", "utils/excel_utils.py", "utils/plots.py"),
     }
