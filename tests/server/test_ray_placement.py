@@ -1,6 +1,5 @@
 """Workers on the nodes of a Ray cluster: two nodes on this machine, one of which is lost under load."""
 
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,17 +30,18 @@ HEAD = {"no_monitor": True, "include_log_monitor": False}
 @contextmanager
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Of one node. What Ray writes lies in a folder of its own."""
-    for name, text in {"USAGE_STATS_ENABLED": "0", "AUTH_MODE": "token", "AUTH_TOKEN": "of this test " * 4}.items():
-        monkeypatch.setenv(f"RAY_{name}", text)  # read when it is imported
-    from ray.cluster_utils import Cluster
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # short: sockets are in it
+        (Path(folder) / "ray").mkdir()  # where it notes which cluster there is
+        own = {"USAGE_STATS_ENABLED": "0", "AUTH_MODE": "token", "AUTH_TOKEN": "of this test " * 4, "TMPDIR": folder}
+        for name, text in own.items():
+            monkeypatch.setenv(f"RAY_{name}", text)  # read when it is imported
+        from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="ray-")  # sockets are in it: a longer path would not do
-    made = Cluster(initialize_head=True, head_node_args=NODE | HEAD | {"temp_dir": folder})
-    try:
-        yield made
-    finally:
-        made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        made = Cluster(initialize_head=True, head_node_args=NODE | HEAD | {"temp_dir": folder})
+        try:
+            yield made
+        finally:
+            made.shutdown()
 
 
 class Load:
