@@ -165,7 +165,10 @@ X = torch.zeros(1, 8)
         (lambda: LOAD((LINEAR, X), weights="w.pt"), "the module holds its weights"),
         (lambda: LOAD("le_net", name="mine"), "others have one"),
         (lambda: LOAD("le_net", weights="none.pt"), "none.pt"),
-        (lambda: LOAD("le_net")(np.zeros((1, 3, 28, 28), np.float32)), "shape (1, 1, 28, 28), not (1, 3, 28, 28)"),
+        (
+            lambda: LOAD("le_net")(np.zeros((1, 3, 28, 28), np.float32)),
+            "le_net does not take inputs of (1, 3, 28, 28): ",
+        ),
         (lambda: LOAD("le_net")(np.zeros((1, 1, 28, 28), np.uint8)), "takes float32, not uint8"),
         (lambda: LOAD("le_net")(np.full((1, 28, 28), np.nan)), "NaN or infinity"),
         (lambda: LOAD("le_net")([[0.0]]), "a numpy array or a torch tensor, not list"),
