@@ -363,9 +363,12 @@ class ConnectionManager:
             raise
 
     def measure(self) -> LinkEstimate:
-        """Measure the link over the connection that there is. Raises AppError."""
+        """Measure the link: over the connection that there is, or where that belongs to threads that send and receive,
+        since something has left in chunks, over one of its own. Raises AppError."""
         self._is_surveying = True
-        link = self._measure_link(self._needed().connection)
+        client, is_given = self._needed(), self._config.link is not None
+        is_apart = client.has_threads and not is_given
+        link = self._measure_apart(self._config.ready_s) if is_apart else self._measure_link(client.connection)
         self._estimate_from(link)
         return link
 

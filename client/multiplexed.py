@@ -238,6 +238,11 @@ class MultiplexedClient:
             for thread in self._threads:
                 thread.start()
 
+    @property
+    def has_threads(self) -> bool:
+        """Whether threads send and receive: nobody else may then."""
+        return bool(self._threads)
+
     def _is_alone(self) -> bool:
         """Whether this thread may send and receive by itself: there are no threads for it, and nobody else does. It
         then has `_turn`, and releases it."""

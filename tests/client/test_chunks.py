@@ -278,6 +278,14 @@ def test_an_interrupt_within_a_boundary_ends_the_connection_and_the_next_one_ans
     assert_right(ask(edge, head, overlap_of(edge.graph, head, 3)))
 
 
+def test_the_link_is_measured_again_after_a_boundary_has_left_in_chunks(edge: Edge) -> None:
+    head = heads(edge.graph)[-1]
+    assert_right(ask(edge, head, overlap_of(edge.graph, head, 3)))
+    assert edge.cloud is not None
+    assert edge.cloud.measure().up_bytes_per_s > 0
+    assert_right(ask(edge, head, overlap_of(edge.graph, head, 3)))
+
+
 def test_many_may_ask_at_once(edge: Edge) -> None:
     graph = edge.graph
     ways = [(head, overlap_of(graph, head, count)) for head in heads(graph)[:3] for count in (2, 5)]
