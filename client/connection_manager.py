@@ -368,7 +368,10 @@ class ConnectionManager:
         self._is_surveying = True
         client, is_given = self._needed(), self._config.link is not None
         is_apart = client.has_threads and not is_given
-        link = self._measure_apart(self._config.ready_s) if is_apart else self._measure_link(client.connection)
+        if is_apart:
+            link = self._measure_apart(self._config.ready_s, self._clouds.again)
+        else:
+            link = self._measure_link(client.connection)
         self._estimate_from(link)
         return link
 
@@ -536,7 +539,7 @@ class ConnectionManager:
             client.start()
         return client
 
-    def _measure_apart(self, ready_s: float) -> LinkEstimate:
+    def _measure_apart(self, ready_s: float, dial: Dial | None = None) -> LinkEstimate:
         config = self._config
 
         def greet(dial: Dial, left_s: float) -> Connection:
@@ -544,7 +547,7 @@ class ConnectionManager:
             more = (self._on_connection, config.tls, lambda: self._is_leaving, dial, self._patience_s)
             return handshake(config.address, [hello], self._layers, left_s, *more)[0]
 
-        connection = self._with_networks(lambda: self._of_any(greet, self._clouds.dial, ready_s))
+        connection = self._with_networks(lambda: self._of_any(greet, dial or self._clouds.dial, ready_s))
         self.has_connected = True
         try:
             return self._measure_link(connection)

@@ -305,9 +305,11 @@ class Inference:
     def begin_here(self, layers: frozenset[int]) -> None:
         """Run layers on this device, or what makes the first tensor that leaves, and the rest when it is needed."""
         self.complete()
-        plan = self.edge.head_plan(layers, self.overlap)
-        if plan is not None:
-            self._rows = _HeadRows(plan, self.edge.executor.head_by_rows(plan))
+        with self.edge.computing:
+            plan = self.edge.head_plan(layers, self.overlap)
+            rows = None if plan is None else _HeadRows(plan, self.edge.executor.head_by_rows(plan))
+        if rows is not None:
+            self._rows = rows
             return
         first, *self._later = stages_of(self.edge.graph, layers, self.overlap)
         self.run_here(first)

@@ -581,6 +581,7 @@ class MultiplexedClient:
 
     def _take_state(self, frame: Frame) -> None:
         self._state = frame.read(State)
+        self.last_used = time.perf_counter()
         self._has_state.set()
 
     def _take_probed(self, frame: Frame) -> None:

@@ -12,7 +12,8 @@ from edgecloud.client.edge import Edge
 from edgecloud.client.outcome import Plan
 from edgecloud.client.power import PowerChoice
 from edgecloud.engine import calibration
-from edgecloud.engine.overlapping import chunking_of
+from edgecloud.engine.executor import ONNXRUNTIME, TORCH
+from edgecloud.engine.overlapping import NO_ROWS, chunking_of
 from edgecloud.engine.packing import AUTO, CodecPolicy, check_taken, codec_policy_of, packing_of
 from edgecloud.engine.times import FoundTimes
 from edgecloud.models.graph import Point
@@ -27,6 +28,7 @@ from edgecloud.partition.decision_map import FASTEST, SLOWEST, follow
 from edgecloud.partition.gain import BUDGETS, PAYS, Prospects, Setting, prospects
 from edgecloud.partition.packing import Allowed
 from edgecloud.utils.errors import AppError, ProtocolError
+from edgecloud.utils.inference_utils import CPU
 from edgecloud.utils.units import printable
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,9 @@ def chunking_for(edge: Edge, config: EdgeConfig) -> Chunking | None:
     bottleneck stage, of inferences that follow each other, has nothing to gain."""
     if config.overlap == "off" or edge.ready is None or config.goal.objective == "throughput":
         return None
-    return chunking_of(edge.ready.chunks, edge.executor.share, *edge.row_shares)
+    head_rows, tail_rows = edge.row_shares
+    runs_rows = edge.ready.device.startswith(CPU) and edge.ready.backend in ("", TORCH, ONNXRUNTIME)
+    return chunking_of(edge.ready.chunks, edge.executor.share, head_rows, tail_rows if runs_rows else NO_ROWS)
 
 
 def room_of(cloud: ConnectionManager) -> FrameLimits:

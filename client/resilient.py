@@ -18,7 +18,7 @@ from edgecloud.models.network import Fed, fed_layers
 from edgecloud.partition.cost import Part
 from edgecloud.partition.overlap import Overlap
 from edgecloud.utils.deadline import Deadline
-from edgecloud.utils.errors import AppError, ProtocolError
+from edgecloud.utils.errors import AppError, ProtocolError, UsageError
 from edgecloud.utils.units import format_seconds, printable
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,8 @@ class ResilientClient:
             try:
                 inference.run_there(layers, self._cloud.ready_client(deadline), deadline)
             except AppError as error:
+                if isinstance(error, UsageError) and not error.refusal:
+                    raise  # it is the input's fault: what leaves in chunks is made meanwhile
                 failures.append(printable(str(error), 200))
                 pause_s = self._cloud.on_failure(error, tries)
                 left_s = at - time.monotonic()

@@ -38,7 +38,7 @@ from edgecloud.library.tensors import Given, Tensors, as_given
 from edgecloud.library.wording import worded, wording, words
 from edgecloud.models.inputs import InputSpec
 from edgecloud.utils import addresses, defaults
-from edgecloud.utils.errors import EdgeCloudError, MismatchError, UsageError
+from edgecloud.utils.errors import ConnectError, DeadlineError, EdgeCloudError, MismatchError, UsageError
 from edgecloud.utils.progress import Show
 from edgecloud.utils.units import parse_link
 
@@ -256,7 +256,7 @@ class Edge:
         self._last: tuple[Plan, Link | None] | None = None
         self._is_closed = False
         self._closing = threading.Lock()
-        self._resizing = threading.RLock()  # a future that is cancelled by closing comes back here
+        self._resizing, self._counting = threading.Lock(), threading.Lock()
         self._users = 0
         self._resized: OrderedDict[tuple[InputSpec, ...], Edge] = OrderedDict()
 
@@ -355,9 +355,10 @@ class Edge:
                     self._last = (self.plan, self.link)
                 self._is_closed = True
                 self.client.close()
-                with self._resizing:
-                    for other in self._resized.values():
-                        other.close()
+                with self._counting:
+                    others = list(self._resized.values())
+                for other in others:  # not with the lock: what is under way there comes back through it
+                    other.close()
 
     def __enter__(self) -> Self:
         return self
@@ -388,20 +389,43 @@ class Edge:
         given = self.net.given(args, kwargs, specs)
         if specs is None:
             return self, given
-        with self._open(), self._resizing, wording(is_module=self.net.is_module):
-            if specs not in self._resized:
-                self._resized[specs] = self._made_for(specs, given)
-                idle = [each for each, other in self._resized.items() if not other._users and each != specs]
-                for oldest in idle[: len(self._resized) - SIZES_KEPT]:
-                    self._resized.pop(oldest).close()
-            self._resized.move_to_end(specs)
-            self._resized[specs]._users += 1
-            return self._resized[specs], given
+        with self._open(), wording(is_module=self.net.is_module):
+            known = self._entered(specs)
+            if known is None:
+                with self._resizing:  # one size after the other, while known ones are answered
+                    known = self._entered(specs) or self._keep(specs, self._made_for(specs, given))
+            return known, given
+
+    def _entered(self, specs: tuple[InputSpec, ...]) -> "Edge | None":
+        """The edge for inputs of such sizes, where there is one; its caller calls `_leave` in the end."""
+        with self._counting:
+            if self._is_closed:
+                raise UsageError("this edge is closed")
+            edge = self._resized.get(specs)
+            if edge is not None:
+                self._resized.move_to_end(specs)
+                edge._users += 1
+            return edge
+
+    def _keep(self, specs: tuple[InputSpec, ...], edge: "Edge") -> "Edge":
+        """Keep one that was made, for its first caller; those that were not used for longest go."""
+        with self._counting:
+            is_late, edge._users = self._is_closed, 1
+            if not is_late:
+                self._resized[specs] = edge
+            idle = [each for each, other in self._resized.items() if not other._users]
+            gone = [self._resized.pop(each) for each in idle[: max(0, len(self._resized) - SIZES_KEPT)]]
+        for other in gone:
+            other.close()
+        if is_late:
+            edge.close()
+            raise UsageError("this edge is closed")
+        return edge
 
     def _leave(self, edge: "Edge") -> None:
         """What one caller of `_for` wanted is done."""
         if edge is not self:
-            with self._resizing:
+            with self._counting:
                 edge._users -= 1
 
     def _made_for(self, specs: tuple[InputSpec, ...], given: Given) -> "Edge":
@@ -411,13 +435,16 @@ class Edge:
         edge, config = Edge.__new__(Edge), self.client.config
         edge.net = self.net.resized(given)
         last = len(edge.net.graph.points) - 1
+        config = replace(config, link=replace(config.link, record=None))  # a file belongs to one connection
         if config.point == len(self.net.graph.points) - 1:
             config = replace(config, point=last)
         try:
             edge._begin(config, self._window)
-        except MismatchError as error:
+        except (MismatchError, ConnectError, DeadlineError) as error:
+            if config.cloud.fallback == "off" and not isinstance(error, MismatchError):
+                raise
             sizes = ", ".join(str(spec.shape) for spec in specs)
-            log.warning("inputs of %s are answered on the edge: the cloud has no graph for them (%s)", sizes, error)
+            log.warning("inputs of %s are answered on the edge: %s", sizes, error)
             edge._begin(replace(config, point=last, goal=Goal()), self._window)
         return edge
 

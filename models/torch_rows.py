@@ -264,6 +264,8 @@ def _across_last(position: int, call: _Call) -> TorchRow:
 
 
 def _concat(call: _Call) -> TorchRow:
+    if call.constants:  # they have all rows
+        raise _WholeError
     dim = call.setting("dim", 1, default=0)
     rank = len(call.out_shape)
     axes = set(call.axes)
@@ -311,6 +313,8 @@ def _moved(call: _Call, order: Sequence[int]) -> TorchRow:
 
 def _reshaped(call: _Call) -> TorchRow:
     """The axis of the rows stays one; those before and behind it are split or joined."""
+    if any(isinstance(each, torch.dtype) for each in (*call.node.args, *call.node.kwargs.values())):
+        raise _WholeError  # the same bytes as other numbers
     axis, rows = call.axis, call.rows
     before, shape = prod(call.shapes[0][:axis]), call.out_shape
     places = [place for place, side in enumerate(shape) if side == rows and prod(shape[:place]) == before]

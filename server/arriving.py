@@ -152,7 +152,9 @@ class ByRows:
         error = done.exception()
         ran, waited_s = (None, 0.0) if error is not None else done.result()
         self._queue_s += waited_s
-        if (error is not None or ran is not None) and self._future.set_running_or_notify_cancel():
+        if (error is None and ran is None) or self._future.done():  # it goes on, or came too late
+            return
+        if self._future.set_running_or_notify_cancel():
             if error is not None:
                 self._future.set_exception(error)
             else:

@@ -93,6 +93,24 @@ def test_an_edge_plans_for_other_sizes_and_keeps_a_few_of_them(
     assert all(other._is_closed for other in others)
 
 
+def test_few_sizes_in_rotation_are_made_once_and_closing_waits_for_what_is_under_way(
+    module: Pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = ec.Edge(module, torch.zeros(1, 3, 32, 32), cloud=None, cache_dir=tmp_path)
+    made: list[Any] = []
+    make = edge._made_for
+    monkeypatch.setattr(edge, "_made_for", lambda *about: made.append(about) or make(*about))  # type: ignore[func-returns-value]
+    sizes = [(1, 3, 24, 40), (1, 3, 17, 17), (2, 3, 32, 32)]
+    for size in sizes * 3:
+        edge(torch.zeros(size))
+    assert len(made) == len(sizes)
+    futures = [edge.submit(torch.zeros(size)) for size in sizes]
+    edge.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(ec.UsageError, match="closed"):
+        edge(torch.zeros(sizes[0]))
+
+
 def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     torch.manual_seed(4)
     with ec.Edge(Flat(), torch.zeros(1, 3, 32, 32), cloud=None, cache_dir=tmp_path) as edge:
