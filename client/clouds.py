@@ -120,6 +120,7 @@ class Clouds:
             best = self._best(there, asked)
             if best is not None:
                 return best
+        self._refused.update(one.address for one in everyone if one.error is not None and one.error.refusal)
         raise _nobody(everyone)
 
     def again(self, seconds: float) -> Connection:

@@ -173,7 +173,10 @@ def dial(host: str, port: int, timeout_s: float) -> socket.socket:
 
 
 def _dial_file(host: str, timeout_s: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:  # out of descriptors
+        raise ConnectError(f"no worker at {host} ({error.strerror or error})") from None
     try:
         sock.settimeout(timeout_s)
         sock.connect(addresses.unix_path(host))

@@ -29,7 +29,7 @@ from h2.settings import SettingCodes, Settings
 
 from edgecloud.net.messages import Error
 from edgecloud.net.pacing import Bucket
-from edgecloud.utils.errors import AppError, ProtocolError
+from edgecloud.utils.errors import AppError, PeerClosedError, ProtocolError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PIECE_BYTES = 256 << 10  # of a message that we send ...
@@ -291,10 +291,14 @@ class Exchange(ABC):
             raise Http2Error(f"not HTTP/2 as it should be: {error}"[:200], ErrorCodes(error.error_code)) from None
         finally:
             self._settle()
-        for event in events:
-            if self._has_failed():
-                return
-            _TAKES.get(type(event), Exchange._ignore)(self, event)
+        try:
+            for event in events:
+                if self._has_failed():
+                    return
+                _TAKES.get(type(event), Exchange._ignore)(self, event)
+        except H2ProtocolError:  # what came behind it has ended the stream already
+            self._is_closed = self.is_over = self.is_ended = True
+            raise PeerClosedError("the other side ended the stream at once") from None
         self._settle()
         if len(self.owed) > OWED_BYTES:
             raise Http2Error("too much to answer", ErrorCodes.ENHANCE_YOUR_CALM)

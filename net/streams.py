@@ -230,4 +230,5 @@ class Stream:
             finally:
                 self._receives.release()
             self._answer()
-        return self._exchange.is_over or self._exchange.is_ended or self._is_at_end
+        exchange = self._exchange
+        return exchange.is_over or ((exchange.is_ended or self._is_at_end) and not exchange.has_bytes)

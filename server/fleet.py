@@ -316,9 +316,10 @@ class Fleet:
                 raise self._waking()
             member = self._members[route.to]
             spare = self._members.get(route.load_on)
+            cost_s = member.cost_s(hello.model, layers) or UNKNOWN_S
         if spare is not None and layers is not None:
             self.load(spare, hello)
-        return member, member.cost_s(hello.model, layers) or UNKNOWN_S
+        return member, cost_s
 
     def is_lost(self, member: Member) -> bool:
         """Whether what a worker has in hand should be asked of another one."""

@@ -29,7 +29,7 @@ from edgecloud.server.fleet import Fleet
 from edgecloud.server.model_cache import LOAD_S, RETRY_S, Served
 from edgecloud.server.placement import Placement, Setup, make_placement
 from edgecloud.server.relay import Pending, RefusedError, Relay, Relayed
-from edgecloud.server.requests import RequestError
+from edgecloud.server.requests import RequestError, chunks_of
 from edgecloud.server.session import Session
 from edgecloud.server.visits import Visits
 from edgecloud.server.worker_flags import arguments_of
@@ -228,6 +228,10 @@ class Gateway(Cloud):
         if hello is None:
             super()._infer(session, frame)
             return
+        if request.cuts:
+            session.arrivals.expect_dropped(request.id, chunks_of(request))
+            session.refuse(request.id, RequestError("this network takes no chunks"))
+            return
         self._forward(session, relay, hello, request, frame)
 
     def _forward(self, session: Session, relay: Relay, hello: Hello, request: Infer, frame: Frame) -> None:
@@ -247,14 +251,18 @@ class Gateway(Cloud):
         arrival = _Arrival(request.id, at, frame.received_s, frame.timed_bytes, frame.timed_s, session.peer.name)
         self._metrics.received(hello.model, bytes_by_codec(frame.header))
         answer_bytes = self.fleet.size_of(hello.model, layers)
-        session.answer_later(
-            request.id,
-            pending.future,
-            lambda relayed, queue_s: _result(arrival, relayed, queue_s),
-            sum(one.nbytes for one in described) + answer_bytes,
-            lambda relayed, queue_s, sent_bytes: self._on_relayed(hello.model, arrival, relayed, queue_s, sent_bytes),
-            may_send=lambda: pending.is_answered,
-        )
+        try:
+            session.answer_later(
+                request.id,
+                pending.future,
+                lambda relayed, queue_s: _result(arrival, relayed, queue_s),
+                sum(one.nbytes for one in described) + answer_bytes,
+                lambda relayed, queue_s, sent: self._on_relayed(hello.model, arrival, relayed, queue_s, sent),
+                may_send=lambda: pending.is_answered,
+            )
+        except BusyError as error:  # another network's request is coming in chunks
+            session.refuse(request.id, error)
+            return
         self._networks.give_way()
         relay.submit(pending)
 

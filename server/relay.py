@@ -130,7 +130,9 @@ class Link:
     def agree(self, hello: Hello, deadline: Deadline, is_wanted: Callable[[], bool]) -> Ready | None:
         """Have the worker agree on a network; None where it has. Raises RefusedError, LostError, DeadlineError, and
         BusyError where nobody waits any more."""
-        with self._greeting:
+        if not self._greeting.acquire(timeout=deadline.remaining()):  # another network is being loaded
+            raise deadline.passed()
+        try:
             if self._agreed.get(hello.model) == hello:
                 return None
             connection = self._open()
@@ -149,6 +151,8 @@ class Link:
                 self._is_greeting = False
             self._agreed[hello.model] = hello
             return ready
+        finally:
+            self._greeting.release()
 
     def disagree(self, model: str) -> None:
         """The next HELLO for this network is to be answered by the worker itself."""
@@ -268,7 +272,8 @@ class Link:
         self._heard.put(None)
         taken = [pending for number in numbers if (pending := self._take(number)) is not None]
         for pending in taken:
-            self._relay.repeat(pending, self.member, has_died=not self._is_abandoned)
+            has_died = not (self._is_abandoned or self.member.is_leaving)
+            self._relay.repeat(pending, self.member, has_died=has_died)
 
     def _hear(self, frame: Frame) -> None:
         if frame.kind is FrameType.RESULT:

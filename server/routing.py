@@ -86,5 +86,6 @@ class Times:
         for start, stop in ranges:
             first, end = min(start, last), min(stop, last)
             total += max(0.0, self.before_s[end] - self.before_s[first])
+        total = min(total, self.before_s[-1])
         first = min((start for start, _ in ranges), default=0)
         return total + (self.start_s[first - 1] if 0 < first <= len(self.start_s) else 0.0)

@@ -199,6 +199,22 @@ def test_one_that_does_not_have_the_network_is_passed_over(stack: ExitStack, le_
         subject.manager.connect()
 
 
+def test_a_token_that_is_wrong_everywhere_is_said_once_and_not_tried_again(
+    stack: ExitStack, le_net: TorchNetwork
+) -> None:
+    clouds = []
+    for _ in range(2):
+        cloud = Cloud(CloudConfig(port=0, token="the right one, of them"), loaded=[(registry.lookup("le_net"), le_net)])
+        stack.callback(cloud.close)
+        stack.enter_context(running(cloud.server))
+        clouds.append((HOST, cloud.server.addresses[0][1]))
+    subject = stack.enter_context(closing(Subject(le_net, *clouds)))
+    began = time.monotonic()
+    with pytest.raises(AppError, match="token"):
+        subject.manager.connect(LONG_S)
+    assert time.monotonic() - began < LONG_S / 2
+
+
 def test_where_none_of_them_is_there_all_are_named(le_net: TorchNetwork) -> None:
     one, two = nobody(), nobody()
     with closing(Subject(le_net, one, two)) as subject, pytest.raises(ConnectError) as found:

@@ -244,6 +244,18 @@ def test_other_calls_are_answered_and_end_the_connection(first: bytes, answer: b
     assert any(answer in payload for _, payload in frames_in(owed(service)))
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [pack(Kind.RST_STREAM, 0, 1, bytes(4)), go_away(Reason.NO_ERROR)],
+    ids=["reset", "gone"],
+)
+def test_a_call_that_ends_where_it_begins_is_a_client_that_has_left(behind: bytes) -> None:
+    with pytest.raises(PeerClosedError):
+        feed(Service(), called() + behind)
+    with pytest.raises(PeerClosedError):
+        feed(Service(), called("/other") + behind)
+
+
 def test_a_second_stream_is_refused_so_that_it_is_tried_elsewhere() -> None:
     _, service = met()
     owed(service)
