@@ -225,11 +225,12 @@ class Scripted:
             threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
 
     def _converse(self, sock: socket.socket) -> None:
-        connection = Connection(sock)
-        with suppress(AppError):
-            while self._answer(connection, connection.receive(soon())):
-                pass
-        connection.close()
+        with suppress(AppError, OSError):  # the latter where it is closed meanwhile
+            connection = Connection(sock)
+            with suppress(AppError):
+                while self._answer(connection, connection.receive(soon())):
+                    pass
+            connection.close()
 
     def _answer(self, connection: Connection, frame: Frame) -> bool:
         self.heard.append(frame)
