@@ -5,8 +5,7 @@
 Tensors over TCP and in a stream of gRPC, in turns, each from its first byte to the acknowledgement: over loopback,
 where no link hides the cost, and over an emulated link of 20 mbit; the time until a connection has its first answer;
 what both take the emulated link to be. The sender and the receiver are two processes. Where grpcio is installed, the
-same with its client and its server between two ordinary connections, which is how it would be without an HTTP/2 of our
-own (docs/decisions/0038).
+same with its client and its server between two ordinary connections (docs/decisions/0038).
 """
 
 import argparse
@@ -238,7 +237,7 @@ def main(argv: list[str]) -> int:
         return 0
     notes = [
         "`more` is the median of the differences of a turn, the ratio that of their ratios. `grpcio at both ends`: the "
-        "bytes of an ordinary connection through grpcio's client and server, as it would be without our own HTTP/2.",
+        "bytes of an ordinary connection through grpcio's client and server.",
         "",
         *found,
     ]
