@@ -5,7 +5,7 @@ each of its nodes computes every row alone; whatever depends on constants alone 
 same nodes, on rows: with padding at real borders only, and with shapes that say how many rows there are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from edgecloud.models.graph import LayerGraph
 from edgecloud.models.onnx_graph import OnnxGraph, Part, Tensor, Value
 from edgecloud.models.onnx_model import Op
 from edgecloud.models.onnx_rules import Checked
-from edgecloud.models.rows import ROWS, Made, RowOp, RowPlan, Rows, Window
+from edgecloud.models.rows import ROWS, Made, RowOp, RowPlan, Rows, RowStep, Window
 
 LEAST_OPSET = 13
 """Older operators have other meanings for some settings."""
@@ -420,7 +420,7 @@ class StepWriter:
         self._read(writing, place)
         kept = {each.layer: each for each in step.kept}
         for made in step.made:
-            self._write(writing, made)
+            self._write(writing, step, made)
             self._give(writing, made, max(made.start, kept[made.layer].start) if made.layer in kept else None)
         if not writing.results:
             return None
@@ -434,7 +434,7 @@ class StepWriter:
         step = self._plan.steps[place]
         reads: dict[int, list[Rows]] = {}
         for made in step.made:
-            for source, each in zip(self._graph.layers[made.layer].inputs, made.reads, strict=True):
+            for source, each in self._reads(step, made):
                 if each.axis is not None:
                     reads.setdefault(source, []).append(each)
         piece, first = step.piece, {made.layer: made.start for made in step.made}
@@ -450,11 +450,19 @@ class StepWriter:
                 feed = Feed(f"{source}:old", source, (before, end), rows[0].axis or ROWS)
                 writing.old[source] = writing.feed(feed), before, end
 
-    def _write(self, writing: "_Writing", made: Made) -> None:
+    def _reads(self, step: RowStep, made: Made) -> Iterator[tuple[int, Rows]]:
+        """What a layer reads. A whole tensor is put together here where its last rows are made in the same step."""
+        here = {each.layer for each in step.made}
+        for source, rows in zip(self._graph.layers[made.layer].inputs, made.reads, strict=True):
+            if rows.axis is None and source in here:
+                rows = Rows(0, self._plan.rows[source], axis=self._plan.axes[source])
+            yield source, rows
+
+    def _write(self, writing: "_Writing", step: RowStep, made: Made) -> None:
         """The nodes that make rows of a layer."""
         row, wanted = self._rows[made.layer], self._tensors[made.layer]
         names: dict[str, str] = {}
-        for source, rows in zip(self._graph.layers[made.layer].inputs, made.reads, strict=True):
+        for source, rows in self._reads(step, made):
             names[self._tensors[source]] = writing.block(source, rows)
         if wanted in names:
             writing.new[made.layer] = names[wanted], made.start, made.stop
