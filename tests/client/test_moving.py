@@ -23,6 +23,7 @@ from edgecloud.client.connection_manager import ConnectionConfig, ConnectionMana
 from edgecloud.client.edge import Edge, Inference
 from edgecloud.client.multiplexed import MovedError, Request
 from edgecloud.engine.answers import matches
+from edgecloud.engine.device_config import DeviceConfig
 from edgecloud.engine.identity import hello_of
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
@@ -200,11 +201,12 @@ def test_one_that_does_not_have_the_network_is_passed_over(stack: ExitStack, le_
 
 
 def test_a_token_that_is_wrong_everywhere_is_said_once_and_not_tried_again(
-    stack: ExitStack, le_net: TorchNetwork
+    stack: ExitStack, le_net: TorchNetwork, cache: Path
 ) -> None:
     clouds = []
     for _ in range(2):
-        cloud = Cloud(CloudConfig(port=0, token="the right one, of them"), loaded=[(registry.lookup("le_net"), le_net)])
+        config = CloudConfig(port=0, token="the right one, of them", device=DeviceConfig(cache_dir=cache))
+        cloud = Cloud(config, loaded=[(registry.lookup("le_net"), le_net)])
         stack.callback(cloud.close)
         stack.enter_context(running(cloud.server))
         clouds.append((HOST, cloud.server.addresses[0][1]))
@@ -467,8 +469,10 @@ def test_an_inference_that_holds_a_connection_that_was_left_is_sent_over_the_oth
 # --- real clouds in this process
 
 
-def test_a_cloud_says_move_to_those_that_understand_it_and_to_no_other(stack: ExitStack, le_net: TorchNetwork) -> None:
-    cloud = real(le_net, age_s=0.2)
+def test_a_cloud_says_move_to_those_that_understand_it_and_to_no_other(
+    stack: ExitStack, le_net: TorchNetwork, cache: Path
+) -> None:
+    cloud = real(le_net, cache, age_s=0.2)
     stack.callback(cloud.close)
     port = stack.enter_context(running(cloud.server))
     new, old = (stack.enter_context(closing(connect(HOST, port, LONG_S))) for _ in range(2))
@@ -494,9 +498,11 @@ def test_a_cloud_says_move_to_those_that_understand_it_and_to_no_other(stack: Ex
         new.receive(soon())
 
 
-def test_a_request_that_arrives_slowly_while_a_cloud_stops_is_answered(stack: ExitStack, le_net: TorchNetwork) -> None:
+def test_a_request_that_arrives_slowly_while_a_cloud_stops_is_answered(
+    stack: ExitStack, le_net: TorchNetwork, cache: Path
+) -> None:
     """Longer than an idle edge keeps its connection then."""
-    cloud = real(le_net)
+    cloud = real(le_net, cache)
     stack.callback(cloud.close)
     port = stack.enter_context(running(cloud.server))
     edge = stack.enter_context(closing(connect(HOST, port, LONG_S)))
@@ -514,8 +520,8 @@ def test_a_request_that_arrives_slowly_while_a_cloud_stops_is_answered(stack: Ex
     assert matches(frame.arrays(), whole_answer(le_net.loaded.model, le_net.example.tensor))
 
 
-def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork) -> None:
-    cloud = real(le_net)
+def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork, cache: Path) -> None:
+    cloud = real(le_net, cache)
     stack.callback(cloud.close)
     port = stack.enter_context(running(cloud.server))
     edge = stack.enter_context(closing(connect(HOST, port, LONG_S)))
@@ -530,20 +536,23 @@ def test_a_cloud_takes_no_move(stack: ExitStack, le_net: TorchNetwork) -> None:
         other.receive(soon()).read(Ready)
 
 
-def real(network: TorchNetwork, age_s: float = 0.0, port: int = 0, grpc_port: int | None = None) -> Cloud:
-    config = CloudConfig(port=port, connection_age_s=age_s, drain_s=LONG_S, grpc_port=grpc_port)
+def real(network: TorchNetwork, cache: Path, age_s: float = 0.0, port: int = 0, grpc_port: int | None = None) -> Cloud:
+    device = DeviceConfig(cache_dir=cache)
+    config = CloudConfig(port=port, device=device, connection_age_s=age_s, drain_s=LONG_S, grpc_port=grpc_port)
     return Cloud(config, loaded=[(registry.lookup("le_net"), network)])
 
 
-def test_a_later_cloud_gets_its_share_of_edges_that_are_connected(stack: ExitStack, le_net: TorchNetwork) -> None:
-    first = real(le_net, age_s=0.5)
+def test_a_later_cloud_gets_its_share_of_edges_that_are_connected(
+    stack: ExitStack, le_net: TorchNetwork, cache: Path
+) -> None:
+    first = real(le_net, cache, age_s=0.5)
     stack.callback(first.close)
     port = stack.enter_context(running(first.server))
     later = nobody()
     edges = [stack.enter_context(closing(Subject(le_net, (HOST, port), later))) for _ in range(8)]
     for edge in edges:
         edge.manager.connect()
-    second = real(le_net, age_s=0.5, port=later[1])
+    second = real(le_net, cache, age_s=0.5, port=later[1])
     stack.callback(second.close)
     is_over, failures = threading.Event(), list[Exception]()
 
@@ -570,10 +579,10 @@ def test_a_later_cloud_gets_its_share_of_edges_that_are_connected(stack: ExitSta
 
 
 @pytest.mark.parametrize("way", ["one", "map"])
-def test_a_cloud_that_stops_hands_its_edge_over(stack: ExitStack, le_net: TorchNetwork, way: str) -> None:
+def test_a_cloud_that_stops_hands_its_edge_over(stack: ExitStack, le_net: TorchNetwork, cache: Path, way: str) -> None:
     """Without a fallback, so that any request that is lost is an error."""
     net = ec.load("le_net")
-    clouds = [real(le_net), real(le_net)]
+    clouds = [real(le_net, cache), real(le_net, cache)]
     for cloud in clouds:
         stack.callback(cloud.close)
         stack.enter_context(running(cloud.server))
@@ -605,9 +614,9 @@ def test_a_cloud_that_stops_hands_its_edge_over(stack: ExitStack, le_net: TorchN
     assert (manager.moved, manager.reconnects) == (1, 0)
 
 
-def test_an_edge_moves_over_grpc_too(stack: ExitStack, le_net: TorchNetwork) -> None:
+def test_an_edge_moves_over_grpc_too(stack: ExitStack, le_net: TorchNetwork, cache: Path) -> None:
     """Where more comes between two requests than frames."""
-    clouds = [real(le_net, grpc_port=0) for _ in range(2)]
+    clouds = [real(le_net, cache, grpc_port=0) for _ in range(2)]
     for cloud in clouds:
         stack.callback(cloud.close)
         stack.enter_context(running(cloud.server))
@@ -631,10 +640,10 @@ def test_an_edge_moves_over_grpc_too(stack: ExitStack, le_net: TorchNetwork) -> 
 
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_a_cloud_that_stops_does_not_wait_for_edges_that_cannot_leave(
-    stack: ExitStack, le_net: TorchNetwork, is_busy: bool
+    stack: ExitStack, le_net: TorchNetwork, cache: Path, is_busy: bool
 ) -> None:
     """Its drain would last as long as the test may."""
-    cloud = real(le_net)
+    cloud = real(le_net, cache)
     stack.callback(cloud.close)
     _, port = cloud.server.open()
     serving = threading.Thread(target=cloud.server.serve)
