@@ -86,26 +86,17 @@ def named_by(text: str, named: Sequence[Place]) -> list[Place]:
     same = [one for one in named if one.port == place.port and is_same(one.host, place.host)]
     if same:
         return same
-    alike = [one for one in named if one.port == place.port and not is_number(one.host)]
-    if not alike or not is_number(place.host):
+    alike = [one for one in named if one.port == place.port and not addresses.is_number(one.host)]
+    if not alike or not addresses.is_number(place.host):
         raise UsageError(f"{text[:80]!r} is none of the clouds that were named")
     return alike
 
 
 def is_same(host: str, other: str) -> bool:
     """Whether two texts are one host: a name in other letters, or an address in another notation."""
-    if is_number(host) and is_number(other):
+    if addresses.is_number(host) and addresses.is_number(other):
         return addresses.ip_of(host) == addresses.ip_of(other)
     return host.lower() == other.lower()
-
-
-def is_number(host: str) -> bool:
-    """Whether a host is an address in numbers, which needs no name server."""
-    try:
-        addresses.ip_of(host)
-    except ValueError:
-        return False
-    return True
 
 
 class MoveLimit:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecloud.client.choosing import Said, is_number, is_same, named_by, ranked, to_ask
+from edgecloud.client.choosing import Said, is_same, named_by, ranked, to_ask
 from edgecloud.net.connection import CONNECT_S, Connection, connect
 from edgecloud.net.endpoints import resolve
 from edgecloud.net.messages import State, Status
@@ -100,7 +100,7 @@ class Clouds:
     @property
     def is_fixed(self) -> bool:
         """Whether there can be no other one: no list, and no name that may get another address."""
-        return len(self._named) == 1 and is_number(self._named[0].host)
+        return len(self._named) == 1 and addresses.is_number(self._named[0].host)
 
     # --- connecting
 
@@ -198,7 +198,7 @@ class Clouds:
 
     def _candidates(self, seconds: float) -> list[CloudAddress]:
         """Every address once. A name that cannot be looked up in time has those that it had, or is left as it is."""
-        names = [one for one in self._named if not is_number(one.host) and not addresses.is_here(one.host)]
+        names = [one for one in self._named if not addresses.is_number(one.host) and not addresses.is_here(one.host)]
         changed, looked_up = threading.Condition(), set[CloudAddress]()
 
         def look_up(one: CloudAddress) -> None:
@@ -226,7 +226,7 @@ class Clouds:
         known = list(dict.fromkeys(each for one in named for each in self._known.get(one, [one])))
         wanted = addresses.parse(text)
         same = [one for one in known if is_same(one.host, wanted.host)]
-        if is_number(wanted.host) and not same:
+        if addresses.is_number(wanted.host) and not same:
             raise UsageError(f"{text[:80]!r} is none of the addresses of {', '.join(one.host for one in named)}")
         return same or known
 

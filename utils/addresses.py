@@ -114,6 +114,15 @@ def ip_of(address: str) -> IpAddress:
     return mapped or ip
 
 
+def is_number(host: str) -> bool:
+    """Whether a host is an address in numbers, which needs no name server."""
+    try:
+        ip_of(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(address: str) -> bool:
     """Whether an address in numbers is on this machine only. Raises ValueError for what is none."""
     return ip_of(address).is_loopback
