@@ -10,7 +10,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from h2.errors import ErrorCodes
 
 from edgecloud.net import plain_pickle
-from edgecloud.net.frames import MAGIC, BadMagicError, pack_prefix
+from edgecloud.net.frames import MAGIC, TLS_FIRST, pack_prefix, unexpected_tls
 from edgecloud.net.http2 import PREFACE, PREFIX, Exchange, Headers, Http2Error, connection_of
 from edgecloud.net.messages import Error, to_header
 from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError
@@ -19,7 +19,6 @@ from edgecloud.utils.units import printable
 PATH = "/edgecloud.Frames/Exchange"
 HEALTH_PATH = "/grpc.health.v1.Health/Check"
 CONTENT_TYPE = b"application/grpc"
-TLS_FIRST = (b"\x15", b"\x16")  # of an alert, and of a handshake
 TEXT = 200  # characters of what others say that are shown
 
 
@@ -88,7 +87,7 @@ class Service(Exchange):
         if first == MAGIC[:1]:
             raise TransportError("this port speaks gRPC: use --transport grpc, or the port of -p")
         if first in TLS_FIRST:
-            raise BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+            raise unexpected_tls()
         if data[: len(PREFACE)] != PREFACE[: data.nbytes]:
             raise Http2Error("not gRPC: the first bytes are not those of HTTP/2")
 

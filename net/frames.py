@@ -21,7 +21,8 @@ MAGIC = b"ECCI"
 VERSION = 1
 _PREFIX = struct.Struct(">4sBBHIQ")
 PREFIX_BYTES = _PREFIX.size
-_TLS_FIRST = b"\x16"  # a handshake of any version
+_TLS_HANDSHAKE = b"\x16"  # of any version
+TLS_FIRST = (_TLS_HANDSHAKE, b"\x15")  # or of the alert that ends one
 _HTTP2_FIRST = b"PRI "
 
 SMALL_HEADER_BYTES = 2 << 10  # a token has at most 1 KiB, the text of an ERROR at most 300 characters
@@ -146,9 +147,14 @@ def parse_start(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
     return parse_prefix(bytes(data) + _SMALLEST[len(data) :], limits)
 
 
+def unexpected_tls() -> BadMagicError:
+    """What an edge with TLS means to a port without, whatever it carries."""
+    return BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+
+
 def _not_ours(first: bytes) -> BadMagicError:
-    if first.startswith(_TLS_FIRST):
-        return BadMagicError("TLS handshake on a plaintext port: start the cloud with --tls-cert and --tls-key")
+    if first.startswith(_TLS_HANDSHAKE):
+        return unexpected_tls()
     if first == _HTTP2_FIRST:
         return BadMagicError("HTTP/2 on a port without gRPC: use the port of --grpc-port")
     return BadMagicError(f"not this protocol: the first bytes are {first!r}")

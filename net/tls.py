@@ -5,15 +5,15 @@ The socket is read and written outside the lock, each direction with its own tim
 """
 
 import contextlib
-import ipaddress
 import ssl
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecloud.net.frames import MAGIC
+from edgecloud.net.frames import MAGIC, TLS_FIRST
 from edgecloud.net.messages import Error
 from edgecloud.net.transport import Plain
+from edgecloud.utils import addresses
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError, ConnectError, PeerClosedError, ProtocolError, UsageError
 
@@ -23,7 +23,6 @@ MOST_UNASKED = 64 << 10  # that we may owe as answers to what an unauthenticated
 ALERT_S = 1.0
 _PLAIN_FIRST = (MAGIC[:1], b"P", b"\0")  # of frames and of HTTP/2, either way; no record of TLS begins with these
 ALPN = ["h2"]  # as gRPC has it; who asks for nothing speaks frames
-_TLS_FIRST = (b"\x16", b"\x15")  # of a handshake, or of the alert that ends one
 
 
 class TlsError(ProtocolError):
@@ -91,15 +90,7 @@ def server_context(cert: Path | None, key: Path | None, client_ca: Path | None) 
 
 def _hostname(host: str) -> str:
     """What a certificate has to say: a name, or an address without its interface."""
-    return host.partition("%")[0] if _is_address(host) else host
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return host.partition("%")[0] if addresses.is_number(host) else host
 
 
 def _trust(context: ssl.SSLContext, ca: Path) -> None:
@@ -192,7 +183,7 @@ class Secure:
             first = self._raw.peek(deadline.remaining())
             if first in _PLAIN_FIRST:
                 raise PlainPeerError("this cloud requires TLS: use --tls-ca FILE", is_http2=first != MAGIC[:1])
-            if first and first not in _TLS_FIRST:  # OpenSSL would wait for four more bytes, as long as it takes
+            if first and first not in TLS_FIRST:  # OpenSSL would wait for four more bytes, as long as it takes
                 raise TlsError("not a TLS handshake")
             self.has_heard = bool(first)
         got = self._raw.receive(self._inbox, deadline.remaining())
