@@ -53,6 +53,7 @@ CREDIT = 10_000
 PREFIX = struct.Struct(">BI")
 _HEAD = struct.Struct(">HBBBI")
 _DATA, _HEADERS, _CONTINUATION = 0, 1, 9
+_MOST_BYTES = {_DATA: FRAME_BYTES, _HEADERS: BLOCK_BYTES, _CONTINUATION: BLOCK_BYTES}
 _END_HEADERS = 4
 _MOST_STREAMS = SettingCodes.MAX_CONCURRENT_STREAMS
 
@@ -99,7 +100,7 @@ class _Heads:
     def _check(self, now: float) -> None:
         high, low, kind, flags, _ = _HEAD.unpack(self._head)
         length = self._left = high << 8 | low
-        if length > {_DATA: FRAME_BYTES, _HEADERS: BLOCK_BYTES, _CONTINUATION: BLOCK_BYTES}.get(kind, CONTROL_BYTES):
+        if length > _MOST_BYTES.get(kind, CONTROL_BYTES):
             raise Http2Error(f"an HTTP/2 frame of {length} bytes", ErrorCodes.FRAME_SIZE_ERROR)
         if kind in (_HEADERS, _CONTINUATION):
             self._check_block(length, is_first=kind == _HEADERS, is_last=bool(flags & _END_HEADERS))
@@ -287,7 +288,6 @@ class Exchange(ABC):
             events = self.h2.receive_data(bytes(data))
         except H2ProtocolError as error:
             self._is_closed = True  # as it has said
-            self._settle()
             raise Http2Error(f"not HTTP/2 as it should be: {error}"[:200], ErrorCodes(error.error_code)) from None
         finally:
             self._settle()
