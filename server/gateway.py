@@ -20,7 +20,7 @@ from edgecloud.net.refusals import MISSING
 from edgecloud.net.server import Peer
 from edgecloud.net.sides import Pending as PendingCodec
 from edgecloud.net.sides import Side, UnknownSideError
-from edgecloud.net.tensors import RAW, Described, Encoded
+from edgecloud.net.tensors import RAW, Described, as_they_came
 from edgecloud.server import receiving
 from edgecloud.server.budget import LoadBudget
 from edgecloud.server.cloud import ALL, Cloud
@@ -243,9 +243,7 @@ class Gateway(Cloud):
         except UnknownSideError as error:
             session.refuse(request.id, error)
             return
-        rows = frame.header.get("tensors", [])
-        pairs = zip(described, rows, strict=False)  # behind them are the sides
-        tensors = [Encoded(one.dtype, one.shape, row[2], (one.buffer,)) for one, row in pairs]
+        tensors = as_they_came(frame.header, described)
         layers = tuple((start, stop) for start, stop in request.layers)
         pending = Pending(hello, request, layers, tensors, sides, deadline)
         arrival = _Arrival(request.id, at, frame.received_s, frame.timed_bytes, frame.timed_s, session.peer.name)

@@ -20,7 +20,7 @@ from edgecloud.net.connection import Connection, Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
 from edgecloud.net.sides import Sent, Side
-from edgecloud.net.tensors import Array, Encoded
+from edgecloud.net.tensors import Array, Encoded, as_they_came
 from edgecloud.server.fleet import Fleet, Layers, Member
 from edgecloud.server.requests import RequestError
 from edgecloud.server.session import Session
@@ -284,11 +284,7 @@ class Link:
             self._heard.put(frame.read(Ready))
 
     def _hear_result(self, frame: Frame) -> None:
-        result, described = frame.read(Result), frame.described()
-        names = [row[2] for row in frame.header.get("tensors", [])]
-        arrays = [
-            Encoded(one.dtype, one.shape, name, (one.buffer,)) for one, name in zip(described, names, strict=True)
-        ]
+        result, arrays = frame.read(Result), as_they_came(frame.header, frame.described())
         pending = self._take(result.id)
         if pending is not None:
             self._relay.answered(pending, result, arrays)
