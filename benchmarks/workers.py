@@ -18,9 +18,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 import torch
@@ -131,15 +133,14 @@ def answer(connection: Connection) -> tuple[Result, Array]:
 # --- throughput
 
 
-class Governor:
-    """Lets processes run for a share of every period each, in turns."""
+class Running:
+    """Threads that run within a block, until it is over."""
 
-    def __init__(self, pids: Sequence[int], share: float) -> None:
-        self._pids, self._share = pids, share
+    def __init__(self, runs: Sequence[Callable[[], None]]) -> None:
         self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n, pid)) for n, pid in enumerate(pids)]
+        self._threads = [threading.Thread(target=run) for run in runs]
 
-    def __enter__(self) -> "Governor":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -148,6 +149,17 @@ class Governor:
         self._is_over.set()
         for thread in self._threads:
             thread.join()
+
+
+class Governor(Running):
+    """Lets processes run for a share of every period each, in turns."""
+
+    def __init__(self, pids: Sequence[int], share: float) -> None:
+        super().__init__([partial(self._run, number, pid) for number, pid in enumerate(pids)])
+        self._pids, self._share = pids, share
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         for pid in self._pids:
             os.kill(pid, signal.SIGCONT)
 
@@ -162,29 +174,14 @@ class Governor:
             time.sleep(max(0.0, at - time.perf_counter()))
 
 
-@dataclass
-class Load:
+class Load(Running):
     """Edges that keep a cloud busy."""
 
-    port: int
-    request: Request
-    edges: int
-    window: int
-    count: int = 0
-    refused: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _is_over: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "Load":
-        self._threads = [threading.Thread(target=self._run) for _ in range(self.edges)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join()
+    def __init__(self, port: int, request: Request, edges: int, window: int) -> None:
+        super().__init__([self._run] * edges)
+        self.port, self.request, self.window = port, request, window
+        self.count = self.refused = 0
+        self._lock = threading.Lock()
 
     def _run(self) -> None:
         with greeted(self.port, self.request) as (connection, _):
