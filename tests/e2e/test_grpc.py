@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import edgecloud as ec
 from edgecloud import cloud_api, edge_api
@@ -18,24 +17,7 @@ from tests import certificates
 from tests.certificates import Identity
 from tests.conftest import LONG_S, THREADS, call, until
 from tests.nginx import Nginx
-
-X = torch.linspace(-1, 1, 16)[None]
-
-
-class Wide(nn.Module):
-    """Two outputs, from branches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.stem, self.left, self.right = nn.Linear(16, 32), nn.Linear(32, 8), nn.Linear(32, 4)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.stem(x).relu()
-        return self.left(hidden), self.right(hidden).sigmoid()
-
-
-WIDE = Wide().eval()
+from tests.wide import WIDE, X
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,7 @@ from torch import nn
 import edgecloud as ec
 from edgecloud import edge_api
 from tests.conftest import LONG_S, THREADS, CloudProcess, call
-
-
-class Wide(nn.Module):
-    """Two outputs, from branches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.stem, self.left, self.right = nn.Linear(16, 32), nn.Linear(32, 8), nn.Linear(32, 4)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.stem(x).relu()
-        return self.left(hidden), self.right(hidden).sigmoid()
-
-
-WIDE, X = Wide().eval(), torch.linspace(-1, 1, 16)[None]
+from tests.wide import WIDE, X
 
 
 @pytest.fixture(scope="module")
