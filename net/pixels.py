@@ -13,6 +13,7 @@ Pure.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,9 +30,8 @@ NORMALISATIONS = (
     ((127 / 255,), (128 / 255,)),  # EfficientNet-Lite's
 )
 """Mean and standard deviation of the channels, one for all or one for each."""
-FIRST = 64
-"""Numbers of each channel that are looked at before all of them."""
 LEVELS = 256
+_BRIGHTEST, _ENDS = np.float32(LEVELS - 1), np.array([0, LEVELS - 1], np.uint8)
 MAX_CHANNELS = 4  # each has a table of all levels, which is more than its pixels where these are few
 
 
@@ -61,13 +61,10 @@ class Pixels:
             raise CodecError("pixels only encodes one float32 image")
         numbers = np.ascontiguousarray(array[0]).reshape(array.shape[1], -1)
         for each in _normalisations(len(numbers)):
-            if _codes(numbers[:, :FIRST], each) is None:
-                continue  # most of those that it is not are known by a few numbers
-            codes = _codes(numbers, each)
+            codes = _codes(numbers, each) if each.makes(numbers[:, 0].tolist()) else None
             if codes is not None:
                 pixels = codes.reshape(array.shape[1:])
-                shown = _differences(pixels) if self.is_foretold else pixels
-                return each.parameters, shown.reshape(-1)
+                return each.parameters, (_differences(pixels) if self.is_foretold else pixels).reshape(-1)
         raise CodecError("not a normalized 8-bit image")
 
     def decode(self, parameters: memoryview, codes: memoryview, dtype: str, shape: Shape) -> Array:
@@ -78,27 +75,24 @@ class Pixels:
         numbers = np.frombuffer(parameters, "<f4").astype(np.float32)
         if not np.isfinite(numbers).all() or not (numbers[channels:] > 0).all():
             raise ProtocolError("the parameters of pixels must be finite")
+        mean, std = numbers[:channels, None, None], numbers[channels:, None, None]
         with np.errstate(over="ignore"):
-            table = _table(numbers[:channels], numbers[channels:])
-        if not np.isfinite(table).all():
-            raise ProtocolError("decoded pixels must be finite")
+            if not np.isfinite(_numbers(np.broadcast_to(_ENDS, (channels, 1, 2)), mean, std)).all():  # what lies between the darkest and the brightest is
+                raise ProtocolError("decoded pixels must be finite")
         array = np.frombuffer(codes, np.uint8).reshape(shape[1:])
-        pixels = _sums(array) if self.is_foretold else array
-        return np.stack([row[code] for row, code in zip(table, pixels, strict=True)]).reshape(shape)
+        return _numbers(_sums(array) if self.is_foretold else array, mean, std).reshape(shape)
 
 
-_GREEN, _OTHERS = 1, (0, 2)
+_GREEN, _OTHERS = 1, slice(None, None, 2)
 
 
 def _differences(pixels: Bytes) -> Bytes:
-    """What neighbours do not foretell, of shape (C, H, W). Modulo 256, so that nothing is lost."""
-    differences = pixels.copy()
-    if len(differences) == 3:
-        for channel in _OTHERS:
-            differences[channel] -= pixels[_GREEN]
-    differences[:, :, 1:] -= differences[:, :, :-1].copy()
-    differences[:, 1:] -= differences[:, :-1].copy()
-    return differences
+    """What neighbours do not foretell, of shape (C, H, W), in place. Modulo 256, so that nothing is lost."""
+    if len(pixels) == 3:
+        pixels[_OTHERS] -= pixels[_GREEN]
+    pixels[:, :, 1:] -= pixels[:, :, :-1].copy()
+    pixels[:, 1:] -= pixels[:, :-1].copy()
+    return pixels
 
 
 def _sums(differences: Bytes) -> Bytes:
@@ -106,8 +100,7 @@ def _sums(differences: Bytes) -> Bytes:
     pixels: Bytes = np.cumsum(differences, axis=1, dtype=np.uint8)
     np.cumsum(pixels, axis=2, dtype=np.uint8, out=pixels)
     if len(pixels) == 3:
-        for channel in _OTHERS:
-            pixels[channel] += pixels[_GREEN]
+        pixels[_OTHERS] += pixels[_GREEN]
     return pixels
 
 
@@ -119,11 +112,12 @@ def _channels(shape: Shape) -> int:
     return shape[1] if len(shape) > 1 else 1
 
 
-def _table(mean: Floats, std: Floats) -> Floats:
-    """What each pixel is in each channel, shape (C, 256), by the same steps as torchvision: every bit is the same."""
-    pixels = np.arange(LEVELS, dtype=np.float32) / np.float32(LEVELS - 1)
-    table: Floats = (pixels[None] - mean[:, None]) / std[:, None]
-    return table
+def _numbers(pixels: Bytes, mean: Floats, std: Floats) -> Floats:
+    """What pixels of shape (C, ...) become, by the same steps as torchvision: every bit is the same."""
+    numbers = np.divide(pixels, _BRIGHTEST, dtype=np.float32)
+    numbers -= mean
+    numbers /= std
+    return numbers
 
 
 class _Normalisation(NamedTuple):
@@ -132,8 +126,13 @@ class _Normalisation(NamedTuple):
     mean: Floats
     """Shape (C, 1), like `std`."""
     std: Floats
-    table: Floats
     parameters: Bytes
+    table: tuple[frozenset[float], ...]
+    """Of every channel, what its pixels become."""
+
+    def makes(self, numbers: Sequence[float]) -> bool:
+        """Whether pixels become these, one number of each channel: a few of a tensor tell most of those that do not."""
+        return all(number in known for number, known in zip(numbers, self.table, strict=True))
 
 
 @lru_cache
@@ -142,19 +141,24 @@ def _normalisations(channels: int) -> tuple[_Normalisation, ...]:
     found = []
     for means, stds in NORMALISATIONS:
         if len(means) in (1, channels):
-            mean, std = (np.resize(np.array(each, np.float32), channels) for each in (means, stds))
-            parameters = np.concatenate([mean, std]).astype("<f4").view(np.uint8)
+            mean, std = (np.resize(np.array(each, np.float32), (channels, 1)) for each in (means, stds))
+            parameters = np.concatenate([mean, std]).astype("<f4").reshape(-1).view(np.uint8)
             parameters.flags.writeable = False
-            found.append(_Normalisation(mean[:, None], std[:, None], _table(mean, std), parameters))
+            levels = np.arange(LEVELS, dtype=np.uint8)[None].repeat(channels, axis=0)
+            table = tuple(frozenset(row) for row in _numbers(levels, mean, std).tolist())
+            found.append(_Normalisation(mean, std, parameters, table))
     return tuple(found)
 
 
 def _codes(numbers: Floats, of: _Normalisation) -> Bytes | None:
     """The pixels of numbers in shape (C, N); None unless they give exactly these numbers back."""
     with np.errstate(all="ignore"):  # other numbers may give anything here, and are found out below
-        near = np.rint((numbers * of.std + of.mean) * np.float32(LEVELS - 1))
+        near = numbers * of.std
+        near += of.mean
+        near *= _BRIGHTEST
+        np.rint(near, out=near)
         if not (near.min() >= 0 and near.max() < LEVELS):
             return None
     codes: Bytes = near.astype(np.uint8)
-    decoded = np.stack([row[code] for row, code in zip(of.table, codes, strict=True)])
-    return codes if (decoded.view(np.uint32) == numbers.view(np.uint32)).all() else None  # bit for bit: -0.0 is not 0.0
+    decoded = _numbers(codes, of.mean, of.std)
+    return codes if np.array_equal(decoded.view(np.uint32), numbers.view(np.uint32)) else None  # -0.0 is not 0.0
