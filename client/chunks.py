@@ -1,12 +1,17 @@
 """A boundary that leaves in chunks: in which slices, and each packed when it is its turn.
 
 The thread that asks makes and packs slices while another one sends those before. What is made stays with the inference:
-after a lost connection the boundary leaves again from its first slice, and nothing of the head is computed twice.
+after a lost connection the boundary leaves again from its first slice, and nothing of the head is computed twice. On
+an emulated processor slices are made ahead of their time, and leave when that processor would have made them.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from edgecloud.engine.cpu_share import Until
 from edgecloud.models.graph import LayerGraph
 from edgecloud.net.codec import Encoded, splits
 from edgecloud.net.sides import Side, SidedCodec
@@ -40,6 +45,8 @@ class Departure:
     """Packs a slice of a layer's output; gives also the seconds that it took."""
     after: Callable[[], None]
     """What is to be done here while the last slices travel."""
+    ahead: Callable[[], AbstractContextManager[Until]]
+    """Where the work of this thread need not be waited for (engine.cpu_share)."""
     sides: Sequence[Side] = ()
     """What its codecs need on the other side."""
     encode_s: float = 0.0
@@ -62,15 +69,28 @@ class Departure:
         return list(self.crossing).index(slices.layer)
 
     def __iter__(self) -> Iterator[Slice]:
-        for tensor, index in self.overlap.chunks():
-            slices = self.overlap.slices[tensor]
-            start, end = slices.bounds(index)
-            array = self.tensor(slices.layer, end)[(slice(None),) * slices.axis + (slice(start, end),)]
-            packed, seconds = self.pack(slices.layer, array)
-            self.encode_s += seconds
-            self.payload_bytes += packed.nbytes
-            yield Slice(self._number(slices), start, packed)
+        waiting: deque[tuple[Slice, float]] = deque()
+        with self.ahead() as until:
+            for tensor, index in self.overlap.chunks():
+                waiting.append((self._made(tensor, index), until()))
+                while waiting and waiting[0][1] <= time.perf_counter():
+                    yield self._leaving(waiting.popleft()[0])
+            for each, moment in waiting:
+                time.sleep(max(0.0, moment - time.perf_counter()))
+                yield self._leaving(each)
         self.after()
+
+    def _made(self, tensor: int, index: int) -> Slice:
+        slices = self.overlap.slices[tensor]
+        start, end = slices.bounds(index)
+        array = self.tensor(slices.layer, end)[(slice(None),) * slices.axis + (slice(start, end),)]
+        packed, seconds = self.pack(slices.layer, array)
+        self.encode_s += seconds
+        return Slice(self._number(slices), start, packed)
+
+    def _leaving(self, each: Slice) -> Slice:
+        self.payload_bytes += each.packed.nbytes
+        return each
 
 
 def fitted(

@@ -360,6 +360,8 @@ class Inference:
 
     def run_here(self, layers: frozenset[int]) -> None:
         """Run layers on this device; what they make joins `values`."""
+        if layers <= self.edge.graph.only_inputs:
+            return  # they are there
         executor = self.edge.executor
         with self.edge.computing:
             segment = executor.load(layers)
@@ -435,7 +437,7 @@ class Inference:
 
         used = [(name, sided.get((number, name))) for number, name in codecs.items()]
         sides = [one.side for name, one in used if one is not None and is_known(name, one, known)]
-        departure = Departure(crossing, overlap, self._made, packed, self.complete, sides)
+        departure = Departure(crossing, overlap, self._made, packed, self.complete, self.edge.executor.ahead, sides)
         self.requests += 1
         before, asked_at = self.measured.edge_s, time.perf_counter()
         result, arrays = self.edge.ask(layers, departure, deadline, client)

@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -20,7 +21,8 @@ from statistics import median
 
 from edgecloud.engine.by_rows import HeadStream, TailStream
 from edgecloud.engine.contest import WORTH, Contest
-from edgecloud.engine.executor import AUTO, SEGMENTS_KEPT, CpuShare, Executor, Ran, Segment, make_executor
+from edgecloud.engine.cpu_share import CpuShare, Until
+from edgecloud.engine.executor import AUTO, SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
 from edgecloud.models.rows import Piece, RowPlan
@@ -514,9 +516,13 @@ class AutoExecutor:
         """Run a segment once, at full speed."""
         segment(arrays)
 
-    def slow_down(self, started: float, work_s: float) -> None:
+    def slow_down(self, started: float, work_s: float) -> float:
         """Let other work of this device last as long as on the emulated one."""
-        self.lead.slow_down(started, work_s)
+        return self.lead.slow_down(started, work_s)
+
+    def ahead(self) -> AbstractContextManager[Until]:
+        """Inside, work of this thread is not waited for on an emulated device."""
+        return self.lead.ahead()
 
     def as_felt(self, seconds: Sequence[float]) -> tuple[float, ...]:
         """Seconds of work of each layer as they add up here."""

@@ -9,11 +9,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 from edgecloud.engine.by_rows import HeadStream, RowBackend, TailStream
+from edgecloud.engine.cpu_share import CpuShare, Until
 from edgecloud.engine.segment import Ran, Segment
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
@@ -94,8 +96,12 @@ class Executor(Protocol):
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""
 
-    def slow_down(self, started: float, work_s: float) -> None:
-        """Let other work of this device, which began at `started`, last as long as on the emulated one."""
+    def slow_down(self, started: float, work_s: float) -> float:
+        """Let other work of this device, which began at `started`, last as long as on the emulated one; returns how
+        long that was."""
+
+    def ahead(self) -> AbstractContextManager[Until]:
+        """Inside, work of this thread is not waited for on an emulated device; gives what says until when it lasts."""
 
     def profile(
         self, folder: Path, progress: Progress = lambda _: None, *, tails: bool, is_fresh: bool = False
@@ -117,23 +123,6 @@ class Executor(Protocol):
 
     def rest(self) -> None:
         """Wait until a quota is whole again, as it is after a wait for the link, and for any moment of its period."""
-
-
-@dataclass(frozen=True)
-class CpuShare:
-    """A slower processor, emulated: work that takes t seconds of one core lasts t / share.
-
-    What is stretched is the processor time of the calling thread, so one thread must do all the work. Like a cgroup
-    quota it slows computing alone; unlike one it does not run in bursts, and does not slow the network stack.
-    """
-
-    share: float
-
-    def stretch(self, started: float, work_s: float) -> None:
-        """Wait until `work_s` seconds of work, begun at `started`, have lasted as long as on the slower processor."""
-        remaining = started + work_s / self.share - time.perf_counter()
-        if remaining > 0:
-            time.sleep(remaining)
 
 
 class BaseExecutor(ABC):
@@ -209,7 +198,7 @@ class BaseExecutor(ABC):
         started, work_started = self._clock(), work_clock()
         result = call()
         if self._share is not None:
-            self._share.stretch(started, work_clock() - work_started)
+            return result, self._share.stretch(started, work_clock() - work_started)
         return result, self._clock() - started
 
     @property
@@ -242,10 +231,14 @@ class BaseExecutor(ABC):
             raise UsageError(f"{self.backend} does not run {self._network.graph.name} by rows as {plan.backend} would")
         return self.rows
 
-    def slow_down(self, started: float, work_s: float) -> None:
-        """Let other work of this device, which began at `started`, last as long as on the emulated one."""
-        if self._share is not None:
-            self._share.stretch(started, work_s)
+    def slow_down(self, started: float, work_s: float) -> float:
+        """Let other work of this device, which began at `started`, last as long as on the emulated one; returns how
+        long that was."""
+        return time.perf_counter() - started if self._share is None else self._share.stretch(started, work_s)
+
+    def ahead(self) -> AbstractContextManager[Until]:
+        """Inside, work of this thread is not waited for on an emulated device; gives what says until when it lasts."""
+        return nullcontext(time.perf_counter) if self._share is None else self._share.ahead()
 
     def warm_up(self, segment: Segment, arrays: Sequence[Array]) -> None:
         """Run a segment once, at full speed: what a back-end does only the first time is then done."""

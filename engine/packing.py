@@ -314,8 +314,7 @@ def pack(
         _packed(array, name if is_known(name, side, known) else RAW, side)
         for array, name, side in zip(tensors, codecs, sides, strict=True)
     ]
-    executor.slow_down(began, time.thread_time() - work_began)
-    return packed, time.perf_counter() - began
+    return packed, executor.slow_down(began, time.thread_time() - work_began)
 
 
 def _packed(tensor: Array, name: str, sided: SidedCodec | None) -> Encoded:

@@ -77,7 +77,8 @@ class Pixels:
             raise ProtocolError("the parameters of pixels must be finite")
         mean, std = numbers[:channels, None, None], numbers[channels:, None, None]
         with np.errstate(over="ignore"):
-            if not np.isfinite(_numbers(np.broadcast_to(_ENDS, (channels, 1, 2)), mean, std)).all():  # what lies between the darkest and the brightest is
+            ends = _numbers(np.broadcast_to(_ENDS, (channels, 1, 2)), mean, std)
+            if not np.isfinite(ends).all():  # what lies between them is, where they are
                 raise ProtocolError("decoded pixels must be finite")
         array = np.frombuffer(codes, np.uint8).reshape(shape[1:])
         return _numbers(_sums(array) if self.is_foretold else array, mean, std).reshape(shape)
