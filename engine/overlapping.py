@@ -22,13 +22,13 @@ SEND_S, TAKE_S = 0.2e-3, 0.25e-3
 """Of the frame of every further chunk: on the edge, and on the cloud with putting its slice in its place."""
 HEADER_BYTES = 160
 """Of a frame with one slice, above its first bytes."""
-FORMS = {"raw": (0.3e-3, 0.09e-3, 0), "zstd": (0.3e-3, 0.09e-3, 0), "fp16": (0.4e-3, 0.15e-3, 0)}
-FORMS["pixels"] = (0.75e-3, 0.43e-3, 24)
-INTEGERS = (0.8e-3, 0.3e-3, 8)
-ZSTD = (0.13e-3, 0.18e-3, 300)
+FORMS = {"raw": (0.1e-3, 0.09e-3, 0), "zstd": (0.1e-3, 0.09e-3, 0), "fp16": (0.12e-3, 0.15e-3, 0)}
+FORMS["pixels"] = (0.15e-3, 0.35e-3, 24)
+INTEGERS = (0.22e-3, 0.3e-3, 8)
+ZSTD = (0.08e-3, 0.18e-3, 150)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
-forms of small integers, and of the compressor in addition. In time of the processor after a pause of 20 ms, as there is
-between two chunks: one after the other they take a third of it."""
+forms of small integers, and of the compressor in addition. Packed one after the other; unpacked after a pause of 20 ms,
+as there is until the next chunk has come, which takes three times as long."""
 STEP_S = 0.12e-3
 """Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
 PIECES = 8
