@@ -5,14 +5,15 @@ Measured between two processes of one machine (python -m benchmarks.overlap --co
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.rows import Piece, RowPlan
 from edgecloud.partition.chunking import axis_of
-from edgecloud.partition.cost import Chunking, Packed
+from edgecloud.partition.cost import Chunking, Crossing, Packed
 from edgecloud.partition.overlap import RowShares
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ PIECES = 8
 evenly."""
 MOST = 16
 """Chunks of one request: more of them gain nothing that can be measured."""
-NO_ROWS: Mapping[int, RowShares] = {}
+NO_ROWS: Mapping[Crossing, RowShares] = {}
 
 
 def chunking_of(
     most: int,
     share: float = 1.0,
-    head_rows: Mapping[int, RowShares] = NO_ROWS,
-    tail_rows: Mapping[int, RowShares] = NO_ROWS,
+    head_rows: Mapping[Crossing, RowShares] = NO_ROWS,
+    tail_rows: Mapping[Crossing, RowShares] = NO_ROWS,
 ) -> Chunking | None:
     """What chunks cost an edge that has a share of a core, with a cloud that takes `most` of a request; None where that
     is none."""
@@ -61,58 +62,83 @@ def chunking_of(
     )
 
 
-class RowsOf(Mapping[int, RowShares]):
-    """By boundary layer, what of the head or of the tail runs by rows; found out for a layer when it is asked for."""
+PlanOf: TypeAlias = Callable[[Crossing, Sequence[Piece]], RowPlan | None]
 
-    def __init__(self, graph: LayerGraph, plan_of: Callable[[int, Sequence[Piece]], RowPlan | None]) -> None:
-        self._graph, self._plan_of = graph, plan_of
-        self._layers = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
-        self._known: dict[int, RowShares | None] = {}
+
+class RowsOf(Mapping[Crossing, RowShares]):
+    """By what crosses, what of the head or of the tail runs by rows; found out for a crossing when it is asked for.
+
+    Iterating goes over points with one tensor alone: of others there are too many.
+    """
+
+    def __init__(self, graph: LayerGraph, plan_of: PlanOf, most: int) -> None:
+        """`most` is of tensors that may cross."""
+        self._graph, self._plan_of, self._most = graph, plan_of, most
+        self._points = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
+        self._known: dict[Crossing, RowShares | None] = {}
 
     @classmethod
     def of_heads(cls, executor: "Executor") -> "RowsOf":
-        """What an executor can run by rows at the end of heads."""
+        """What an executor can run by rows at the end of heads that one tensor leaves; of several each leaves when it
+        is made."""
         graph = executor.network.graph
-        return cls(graph, lambda layer, pieces: executor.head_rows(graph.needed_by(layer) | graph.only_inputs, pieces))
+        return cls(graph, lambda crossing, pieces: executor.head_rows(_needed_by(graph, crossing), pieces), 1)
 
     @classmethod
     def of_tails(cls, executor: "Executor") -> "RowsOf":
-        """What an executor like that of the cloud can run by rows at the beginning of tails."""
+        """What an executor like that of the cloud can run by rows at the beginning of tails, and of branches whose
+        tensors are there."""
         graph = executor.network.graph
-        whole = graph.everything - graph.only_inputs
-        return cls(graph, lambda layer, pieces: executor.tail_rows(whole - graph.needed_by(layer), pieces))
 
-    def __getitem__(self, layer: int) -> RowShares:
-        if layer not in self._known:
-            self._known[layer] = self._found(layer) if layer in self._layers else None
-        known = self._known[layer]
+        def plan_of(crossing: Crossing, pieces: Sequence[Piece]) -> RowPlan | None:
+            tail = graph.everything - _needed_by(graph, crossing)
+            return executor.tail_rows(tail, pieces) if set(graph.inputs_of(tail)) == set(crossing) else None
+
+        return cls(graph, plan_of, MOST)
+
+    def __getitem__(self, crossing: Crossing) -> RowShares:
+        if crossing not in self._known:
+            is_one = len(crossing) == 1 and crossing[0] in self._points
+            is_asked = is_one or 1 < len(crossing) <= self._most
+            self._known[crossing] = self._found(crossing) if is_asked else None
+        known = self._known[crossing]
         if known is None:
-            raise KeyError(layer)
+            raise KeyError(crossing)
         return known
 
-    def __iter__(self) -> Iterator[int]:
-        return (layer for layer in sorted(self._layers) if layer in self)
+    def __iter__(self) -> Iterator[Crossing]:
+        return ((layer,) for layer in sorted(self._points) if (layer,) in self)
 
-    def __contains__(self, layer: object) -> bool:
-        return isinstance(layer, int) and self.get(layer) is not None
+    def __contains__(self, crossing: object) -> bool:
+        return isinstance(crossing, tuple) and self.get(crossing) is not None
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _found(self, layer: int) -> RowShares | None:
-        shape = self._graph.layers[layer].out_shape
-        axis = axis_of(shape)
-        if axis is None:
-            return None
-        size = shape[axis]
-        ends = sorted({round(size * number / PIECES) for number in range(1, PIECES + 1)} - {0})
-        pieces = [Piece(layer, start, stop, axis) for start, stop in zip((0, *ends), ends, strict=False)]
-        plan = self._plan_of(layer, pieces)
-        return None if plan is None else shares_of(plan, ends)
+    def _found(self, crossing: Crossing) -> RowShares | None:
+        pieces: list[Piece] = []
+        places, passed = [], 0
+        for layer in crossing:
+            shape = self._graph.layers[layer].out_shape
+            axis = axis_of(shape)
+            if axis is None:
+                return None
+            ends = sorted({round(shape[axis] * number / PIECES) for number in range(1, PIECES + 1)} - {0})
+            pieces += [Piece(layer, start, stop, axis) for start, stop in pairwise((0, *ends))]
+            places += [passed + end for end in ends]
+            passed += shape[axis]
+        plan = self._plan_of(crossing, pieces)
+        return None if plan is None else shares_of(plan, places)
 
 
-def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares | None:
-    """What of each layer that a plan runs by rows belongs to the first rows, between its chunks in proportion."""
+def _needed_by(graph: LayerGraph, crossing: Crossing) -> frozenset[int]:
+    """The smallest cut that these tensors cross."""
+    return graph.only_inputs.union(*map(graph.needed_by, crossing))
+
+
+def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares:
+    """What of each layer that a plan runs belongs to the first rows: of layers by rows in proportion between the ends
+    of its chunks, of layers that it runs in one piece nothing or all."""
     early = sorted({layer for step in plan.steps for layer in step.whole})
     layers = (*plan.region, *early)
     done, lines = dict.fromkeys(layers, 0.0), [dict.fromkeys(layers, 0.0)]
@@ -125,8 +151,10 @@ def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares | None:
     table = np.array([[min(1.0, line[layer]) for layer in layers] for line in lines])
     table[-1] = 1.0
     places = np.array([0, *ends])
-    grown = np.column_stack([np.interp(rows, places, table[:, number]) for number in range(len(layers))])
-    return RowShares(layers, tuple(map(tuple, np.minimum(grown, 1.0).tolist())))
+    begun = np.searchsorted(places, rows, side="right") - 1
+    columns = [np.interp(rows, places, column) for column in table.T[: len(plan.region)]]
+    columns += [column[begun] for column in table.T[len(plan.region) :]]
+    return RowShares(layers, tuple(map(tuple, np.minimum(np.column_stack(columns), 1.0).tolist())))
 
 
 @lru_cache(maxsize=4096)

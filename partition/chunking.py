@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,13 +97,13 @@ def best_chunks(
     found, chunking = Overlapped(in_turn), problem.chunking
     if chunking is None or chunking.most < 2:
         return found
-    if most_hidden(problem, head, in_turn) * weights.hidden <= _needed(in_turn, weights):
+    if most_hidden(problem, head, in_turn, is_rough=is_rough) * weights.hidden <= _needed(in_turn, weights):
         return found
     tensors = _tensors(problem, chunking, head)
     if not tensors:
         return found
     least = weights.value(in_turn) - _needed(in_turn, weights)
-    for case in _cases(problem, chunking, head, tensors, in_turn):
+    for case in _cases(problem, chunking, head, tensors, in_turn, _rows_of(problem, head, is_rough=is_rough)):
         ends, value = case.search(weights, is_rough=is_rough)
         if value < least:
             least, found = value, case.result(ends)
@@ -114,22 +115,28 @@ def _needed(in_turn: StageTimes, weights: StageWeights) -> float:
     return max(LEAST_SHARE * weights.value(in_turn), LEAST_S * weights.hidden)
 
 
-def most_hidden(problem: Problem, head: frozenset[int], in_turn: StageTimes) -> float:
+ByRows: TypeAlias = tuple[RowShares | None, RowShares | None]
+"""What of a head and of a tail runs by rows."""
+
+
+def most_hidden(problem: Problem, head: frozenset[int], in_turn: StageTimes, *, is_rough: bool = False) -> float:
     """What overlapping can save at most: all but the longest of the stages that may overlap."""
     packing, link, unpacking = in_turn.encode_s, in_turn.upload_s, in_turn.decode_s
-    rows = _rows_of(problem, head)
+    rows = _rows_of(problem, head, is_rough=is_rough)
     edge_s = sum(problem.edge_s[layer] for layer in rows[0].layers) if rows[0] else 0.0
     cloud_s = sum(problem.cloud.load * problem.cloud.seconds[layer] for layer in rows[1].layers) if rows[1] else 0.0
     stages = (edge_s + packing, link, unpacking, cloud_s + (in_turn.queue_s if rows[1] else 0.0))
     return sum(stages) - max(stages)
 
 
-def _rows_of(problem: Problem, head: frozenset[int]) -> tuple[RowShares | None, RowShares | None]:
-    """What of the head and of the tail runs by rows, where one tensor crosses."""
+def _rows_of(problem: Problem, head: frozenset[int], *, is_rough: bool) -> ByRows:
+    """What of the head runs by rows, where one tensor crosses, and what of the tail; where several do that takes a
+    while to find out."""
     crossing, chunking = problem.graph.boundary(head), problem.chunking
-    if len(crossing) != 1 or chunking is None:
+    if chunking is None or (is_rough and len(crossing) > 1):
         return None, None
-    return chunking.head_rows.get(crossing[0]), chunking.tail_rows.get(crossing[0])
+    made, fed = chunking.head_rows.get(crossing), chunking.tail_rows.get(crossing)
+    return made, None if fed is None or head.intersection(fed.layers) else fed
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +302,12 @@ class _Case:
 
 
 def _cases(
-    problem: Problem, chunking: Chunking, head: frozenset[int], tensors: Sequence[_Tensor], in_turn: StageTimes
+    problem: Problem,
+    chunking: Chunking,
+    head: frozenset[int],
+    tensors: Sequence[_Tensor],
+    in_turn: StageTimes,
+    by_rows: ByRows,
 ) -> Iterator[_Case]:
     """With the head and the tail in one piece, and by rows where they may."""
     link, load = problem.link, problem.cloud.load
@@ -312,9 +324,10 @@ def _cases(
     further = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
     whole = _Case(tensors, through, further, in_turn, after_s + in_turn.cloud_s, chunking.most)
     yield whole
-    rows = [each if each is not None and each.size == tensors[0].steps else None for each in _rows_of(problem, head)]
-    tail = None if rows[1] is None else _by_rows(rows[1], [load * s for s in problem.cloud.seconds])
-    made = None if rows[0] is None else _by_rows(rows[0], problem.edge_s)
+    lines = _lines(tensors)
+    rows = [each if each is not None and each.size == lines[-1] else None for each in by_rows]
+    tail = None if rows[1] is None else _by_rows(rows[1], [load * s for s in problem.cloud.seconds])[lines]
+    made = None if rows[0] is None else _by_rows(rows[0], problem.edge_s)[lines]
     steps = [
         0.0 if each is None else len(each.layers) * step_s
         for each, step_s in zip(rows, (chunking.edge_step_s, load * chunking.cloud_step_s), strict=True)
@@ -322,12 +335,23 @@ def _cases(
     for with_head, with_tail in ((False, True), (True, False), (True, True)):
         if (with_head and made is None) or (with_tail and tail is None):
             continue
-        lines, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
+        passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
         if with_head and made is not None:
-            lines[0], more[0] = in_turn.edge_s - made[-1] + made, steps[0]
+            passed[0], more[0] = in_turn.edge_s - made[-1] + made, steps[0]
         if with_tail and tail is not None:
-            lines[4], more[4], left_s = tail, steps[1], max(0.0, left_s - float(tail[-1]))
-        yield _Case(tensors, lines, more, in_turn, after_s + left_s, chunking.most, with_head, with_tail)
+            passed[4], more[4], left_s = tail, steps[1], max(0.0, left_s - float(tail[-1]))
+        yield _Case(tensors, passed, more, in_turn, after_s + left_s, chunking.most, with_head, with_tail)
+
+
+def _lines(tensors: Sequence[_Tensor]) -> list[int]:
+    """At each place, how many rows there are of all tensors behind each other: a tensor that is not cut is all there or
+    not at all."""
+    found, passed = [0], 0
+    for tensor in tensors:
+        found += range(passed + 1, passed + tensor.size) if tensor.steps > 1 else ()
+        passed += tensor.size
+        found.append(passed)
+    return found
 
 
 def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], whole_s: float) -> Values:

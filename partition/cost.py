@@ -24,7 +24,7 @@ others make it wait, load and queue, is not billed.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from edgecloud.partition.overlap import RowShares
 from edgecloud.utils.units import format_seconds
 
 Place = Literal["edge", "cloud"]
+Crossing: TypeAlias = tuple[int, ...]
+"""Layers whose outputs cross a cut, in the order in which they leave."""
 _PACKED_SUMS = ("bytes", "encode_s", "decode_s")
 
 
@@ -96,10 +98,10 @@ class Chunking:
     most: int = 16
     """Chunks of one request."""
     more: Callable[[str, tuple[int, ...]], Packed | None] = field(default=lambda codec, _shape: Packed(codec, 0))
-    head_rows: Mapping[int, RowShares] = field(default_factory=dict)
-    """By boundary layer: what of the head has to be computed for its first rows. None where that is everything."""
-    tail_rows: Mapping[int, RowShares] = field(default_factory=dict)
-    """By boundary layer: what of the tail can be computed from its first rows."""
+    head_rows: Mapping[Crossing, RowShares] = field(default_factory=dict)
+    """By what crosses: what of the head has to be computed for its first rows. None where that is everything."""
+    tail_rows: Mapping[Crossing, RowShares] = field(default_factory=dict)
+    """By what crosses: what of the tail can be computed from its first rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class RowShares:
-    """What of the work of some layers belongs to the first rows of a boundary tensor.
+    """What of the work of some layers belongs to the first rows of a boundary: of one tensor, or of several behind each
+    other.
 
     Of a head: what has to be computed to make them. Of a tail: what can be computed once they are there. Layers that do
     not run by rows are not named. Raises ValueError for shares that are none.

@@ -9,8 +9,8 @@ The minimum cut of the first and all points, each with its best chunks, are a fi
 through in the order of the second sum (branch_and_bound.by_sum) and given their best chunks, until that sum is no
 longer below the best answer: no cut is better then. Where that takes too long, the gap says by how much one may be.
 
-That each of several tensors leaves when it is made, while the head goes on, is in what a cut takes, but not in the
-lower bound: it can only make the cuts better that were looked at.
+That each of several tensors leaves when it is made, while the head goes on, and that the tail begins with branches, is
+in what a cut takes, but not in the lower bound: it can only make the cuts better that were looked at.
 """
 
 from collections.abc import Iterable

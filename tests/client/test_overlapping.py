@@ -12,8 +12,10 @@ from torch import nn
 import edgecloud as ec
 from edgecloud.client.planning import chunking_for
 from edgecloud.engine.overlapping import MOST, RowsOf, chunking_of, further_chunk
+from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
+from tests import branches
 
 torch.manual_seed(0)
 MODULE = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8192, 9))
@@ -95,10 +97,29 @@ def test_what_can_be_computed_of_the_first_rows(net: ec.Network, address: str) -
     with ec.Edge(net, cloud=address, point=0, **SLOW) as edge:
         executor = edge.client.prepared.edge.executor
         tails, heads = RowsOf.of_tails(executor), RowsOf.of_heads(executor)
-        shares = tails[0]
+        shares = tails[(0,)]
         assert shares.size == 128
         assert shares.layers[:3] == (1, 2, 3)
         assert all(0.2 < share <= 0.5 for share in shares.shares[64])
-        assert 3 in heads  # the last convolution's rows can leave one by one
-        assert len(net.graph.layers) - 1 not in heads
-        assert set(tails) <= {point.layer for point in net.graph.points}
+        assert (3,) in heads  # the last convolution's rows can leave one by one
+        assert (len(net.graph.layers) - 1,) not in heads
+        assert set(tails) <= {(point.layer,) for point in net.graph.points}
+
+
+def test_what_can_be_computed_once_one_of_several_tensors_is_there() -> None:
+    with branches.small_blocks():
+        net = ec.load(branches.module(), branches.picture())
+        executor = TorchExecutor(net.made_for("cpu"), "cpu")
+        graph = executor.network.graph
+        (left, right) = (number for number, layer in enumerate(graph.layers) if layer.id in ("left", "right"))
+        shares = RowsOf.of_tails(executor)[left, right]
+        assert shares.size == 2 * 24
+        done = dict(zip(shares.layers, shares.shares[24], strict=True))
+        (acting,) = graph.readers[left]
+        (joining,) = graph.readers[acting]
+        assert done[acting] == 1
+        assert done.get(joining, 0) == 0
+        with pytest.raises(KeyError):
+            RowsOf.of_heads(executor)[left, right]
+        with pytest.raises(KeyError):
+            RowsOf.of_tails(executor)[left, left]

@@ -132,12 +132,12 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
     link = Link(graph.layers[0].out_bytes / rng.uniform(0.1, 1), 1e5, 0.02)
     ends = {point.layer: point for point in graph.points[:-1]}
     by_rows = {
-        layer: shares(rng, range(layer + 1, rng.randrange(layer + 1, count) + 1), rows)
+        (layer,): shares(rng, range(layer + 1, rng.randrange(layer + 1, count) + 1), rows)
         for layer in ends
         if rng.random() < 0.6
     }
     made = {
-        layer: shares(rng, range(rng.randrange(1, layer + 1), layer + 1), rows)
+        (layer,): shares(rng, range(rng.randrange(1, layer + 1), layer + 1), rows)
         for layer in ends
         if layer and rng.random() < 0.4
     }
@@ -163,7 +163,7 @@ def told(
         return sum(share * seconds[n] for n, share in zip(of.layers, of.shares[row], strict=True))
 
     chunks, begin = [], 0
-    made, fed = chunking.head_rows.get(layer), chunking.tail_rows.get(layer)
+    made, fed = chunking.head_rows.get((layer,)), chunking.tail_rows.get((layer,))
     for number, end in enumerate(ends):
         share, more = (end - begin) / rows, number > 0
         head = head_s if not more else 0.0
@@ -198,8 +198,8 @@ def by_brute_force(problem: Problem, layer: int) -> float:
     assert problem.chunking is not None
     rowwise = [
         (head_rows, tail_rows)
-        for head_rows in {False, layer in problem.chunking.head_rows}
-        for tail_rows in {False, layer in problem.chunking.tail_rows}
+        for head_rows in {False, (layer,) in problem.chunking.head_rows}
+        for tail_rows in {False, (layer,) in problem.chunking.tail_rows}
     ]
     return min(
         told(problem, layer, (*inner, rows), head_rows=head_rows, tail_rows=tail_rows, is_simulated=False)
@@ -310,6 +310,35 @@ def test_several_tensors_leave_one_after_the_other_and_no_chunk_is_of_two() -> N
     assert [each.ends for each in whole.overlap.slices] == [(16,), (16,)]
     assert found.predicted.total_s < whole.predicted.total_s < in_turn.total_s
     assert overlapped(uncut, parts_of(problem.graph, frozenset({0}))).overlap is None
+
+
+def test_a_branch_of_the_tail_runs_while_the_other_tensor_comes() -> None:
+    shape = (1, 4, 16, 16)
+    layers = (
+        Layer("in", "input", (), 4096, shape),
+        Layer("a", "k", (0,), 4096, shape),
+        Layer("b", "k", (0,), 4096, shape),
+        Layer("long", "k", (1,), 4096, shape),
+        Layer("both", "k", (3, 2), 40, (1, 10)),
+    )
+    head = frozenset({0, 1, 2})
+    packed = [Packed("zstd", 4096, 0.1, 0.1)] * 4 + [Packed("raw", 40)]
+    cloud = CloudTimes([0, 1, 1, 0.2, 0.05], [0] * 5, queue_s=0.03)
+    link = Link(20480, 1e6, 0.01)
+    problem = Problem(LayerGraph("two", layers, (4,)), [0, 0.01, 0.02, 9, 9], cloud, link, packed=packed)
+    rows = RowShares((3,), (*(16 * ((0.0,),)), *(17 * ((1.0,),))))
+    whole = Chunking(1e-3, 1e-3, cloud_step_s=1e-3, more=lambda *_: None)
+    plain, branching = (replace(whole, tail_rows=each) for each in ({}, {(1, 2): rows}))
+    before = overlapped(replace(problem, chunking=plain), parts_of(problem.graph, head))
+    found = overlapped(replace(problem, chunking=branching), parts_of(problem.graph, head))
+    assert found.overlap is not None
+    assert found.overlap.tail_rows
+    rest_s = 0.05 + link.rtt_s + problem.result_bytes / link.down_bytes_per_s
+    chunks = [(0.01, 0.1, 0.2, 0.1, 0.2), (0.02, 0.101, 0.2, 0.101, 1e-3)]
+    assert found.predicted.total_s == pytest.approx(simulated(chunks, 0.03, rest_s, is_by_rows=True))
+    assert before.predicted.total_s - found.predicted.total_s == pytest.approx(0.2)
+    rough = overlapped(replace(problem, chunking=branching), parts_of(problem.graph, head), is_rough=True)
+    assert rough.predicted == before.predicted
 
 
 @pytest.mark.parametrize(
