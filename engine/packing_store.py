@@ -19,7 +19,8 @@ from edgecloud.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
+"""Raised, too, when a codec gets faster: what was measured before is measured again."""
 MAX_FILE_BYTES = 16 << 20
 LOSSLESS = ("zstd",)
 OF_INPUT = ("pixels", "pixels+zstd")
