@@ -3,8 +3,8 @@
     python -m benchmarks.chunks            all of it, written to benchmarks/results/chunks.md
     python -m benchmarks.chunks overhead   one part of it, printed
 
-overhead  a tensor of 64 KiB, as it is, over an emulated link of 100 mbit and 1 ms, whole and in 2, 4 and 8 chunks, in
-          turns: there is nothing to hide, so all that is longer is what chunks cost
+overhead  a tensor of 64 KiB, as it is, over an emulated link of 100 mbit and 1 ms: whole, in 2, 4 and 8 chunks, and as
+          --overlap auto plans it, in turns: there is nothing to hide, so all that is longer is what chunks cost
 cuts      a request in three chunks, cut after every single byte; then a good one
 memory    clients that begin as many requests of 16 MiB as they may and stop: without any chunk, and after half of them
 
@@ -100,28 +100,32 @@ def rss_mb(pid: int) -> float:
 
 def overhead() -> list[list[str]]:
     """Whole and in chunks, in turns."""
-    net, totals = loaded(SHAPES["overhead"]), {count: list[float]() for count in COUNTS}
+    net = loaded(SHAPES["overhead"])
     head, x = net.graph.head_at(0), net.sample
     with ExitStack() as stack:
         port, _ = stack.enter_context(cloud("overhead"))
         address = stack.enter_context(emulated_link(HOST, port, LINK)).address()
-        edges = {}
+        edges: dict[str, tuple[Edge, Overlap | None]] = {}
         for count in COUNTS:  # who never sends in chunks needs no threads
             edge = stack.enter_context(closing(Edge.around(EdgeConfig(net.name), net.entry, net.made_for("cpu"))))
             edge.connect(*address, "", TIMEOUT_S)
             ends = tuple(32 * (n + 1) // count for n in range(count))
             overlap = Overlap((Slices(net.graph.boundary(head)[0], 2, ends),)) if count > 1 else None
-            edges[count] = (edge, overlap)
+            edges[f"in {count}"] = (edge, overlap)
+        planning = stack.enter_context(ec.Edge(net, cloud="{}:{}".format(*address), point=0, codec="raw"))
+        planned = planning.client.plan.decision.overlap
+        edges[f"as planned: in {1 if planned is None else planned.count}"] = planning.client.prepared.edge, planned
+        totals: dict[str, list[float]] = {name: [] for name in edges}
         for turn in range(WARM_UP + REPEATS):
-            for count, (edge, overlap) in edges.items():
+            for name, (edge, overlap) in edges.items():
                 answered = edge.infer_parts(x, parts_of(net.graph, head), TIMEOUT_S, {}, overlap)
                 if turn >= WARM_UP:
-                    totals[count].append(answered.measured.total_s)
+                    totals[name].append(answered.measured.total_s)
     rows = []
-    for count, seconds in totals.items():
-        against = Versus.of(seconds, totals[1])
+    for name, seconds in totals.items():
+        against = Versus.of(seconds, totals["in 1"])
         figure = Figure.of(seconds)
-        rows.append([f"64 KiB in {count}", f"{format_seconds(figure.value)} ± {figure.noise:.0%}", str(against.ratio)])
+        rows.append([f"64 KiB {name}", f"{format_seconds(figure.value)} ± {figure.noise:.0%}", str(against.ratio)])
     return rows
 
 
