@@ -37,6 +37,8 @@ PIECES = 8
 evenly."""
 MOST = 16
 """Chunks of one request: more of them gain nothing that can be measured."""
+CROSSINGS_KEPT = 32
+"""Of several tensors, beside those of the points: each may be a megabyte."""
 NO_ROWS: Mapping[Crossing, RowShares] = {}
 
 
@@ -98,6 +100,8 @@ class RowsOf(Mapping[Crossing, RowShares]):
 
     def __getitem__(self, crossing: Crossing) -> RowShares:
         if crossing not in self._known:
+            if len(self._known) > len(self._points) + CROSSINGS_KEPT:
+                self._known.clear()
             is_one = len(crossing) == 1 and crossing[0] in self._points
             is_asked = is_one or 1 < len(crossing) <= self._most
             self._known[crossing] = self._found(crossing) if is_asked else None
