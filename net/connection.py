@@ -217,7 +217,7 @@ class Connection:
         if self._is_cut:
             raise PeerClosedError("a frame was sent only partially; the connection is unusable")
         self._is_cut = True  # until all of it is sent
-        began, before = time.monotonic(), self.delivered_bytes
+        began, before = time.monotonic(), self.delivered_bytes if self.min_taken_per_s else 0
         while parts:
             left = deadline.remaining()
             try:

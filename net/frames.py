@@ -52,6 +52,7 @@ class FrameType(IntEnum):
 
 _WITH_TENSORS = frozenset({FrameType.INFER, FrameType.RESULT, FrameType.PROOF})
 _WITH_PAYLOAD = _WITH_TENSORS | {FrameType.PROBE, FrameType.PROBED, FrameType.PIECE, FrameType.CHUNK}
+_KINDS = {kind.value: kind for kind in FrameType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +123,19 @@ def parse_prefix(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix
         raise _not_ours(magic)
     if version != VERSION:
         raise VersionError(f"protocol version {version}, expected {VERSION}: run the same release on both sides")
-    if number not in FrameType.__members__.values():
+    kind = _KINDS.get(number)
+    if kind is None:
         raise ProtocolError(f"unknown frame type {number}")
     if flags:
         raise ProtocolError(f"unknown flags {flags:#06x}")
-    if payload_bytes and FrameType(number) not in _WITH_PAYLOAD:
-        raise ProtocolError(f"a {FrameType(number).name} frame must not have a payload")
-    most = limits.header_of(FrameType(number))
+    if payload_bytes and number not in _WITH_PAYLOAD:
+        raise ProtocolError(f"a {kind.name} frame must not have a payload")
+    most = limits.header_of(kind)
     if header_bytes > most:
-        raise TooLargeError(f"{FrameType(number).name} header of {header_bytes} bytes, the limit is {most}")
+        raise TooLargeError(f"{kind.name} header of {header_bytes} bytes, the limit is {most}")
     if payload_bytes > limits.payload_bytes:
         raise TooLargeError(f"payload of {payload_bytes} bytes, the limit is {limits.payload_bytes} (--max-payload)")
-    return Prefix(FrameType(number), header_bytes, payload_bytes)
+    return Prefix(kind, header_bytes, payload_bytes)
 
 
 _SMALLEST = pack_prefix(FrameType.HELLO, 0, 0)
@@ -142,6 +144,8 @@ _SMALLEST = pack_prefix(FrameType.HELLO, 0, 0)
 def parse_start(data: bytes | bytearray | memoryview, limits: Limits) -> Prefix:
     """Read what has come of a prefix; what has not is taken to be the least that could come. Raises ProtocolError as
     soon as these bytes cannot begin a frame within the limits."""
+    if len(data) == PREFIX_BYTES:
+        return parse_prefix(data, limits)
     if data[:4] != MAGIC[: len(data)]:
         raise _not_ours(bytes(data[:4]))
     return parse_prefix(bytes(data) + _SMALLEST[len(data) :], limits)

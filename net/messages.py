@@ -5,7 +5,7 @@ Fields with a default need not be sent, and are not where they have it.
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args
 
@@ -291,8 +291,8 @@ M = TypeVar(
 
 def to_header(message: Message) -> dict[str, Any]:
     """The header of a message, without the description of tensors."""
-    rows = ((row.name, getattr(message, row.name), row.default) for row in _ROWS[message.TYPE])
-    return {name: value for name, value, default in rows if value != default}
+    rows = _ROWS[message.TYPE]
+    return {name: value for name, default, _, _ in rows if (value := getattr(message, name)) != default}
 
 
 def from_header(kind: type[M], header: Any) -> M:
@@ -300,11 +300,10 @@ def from_header(kind: type[M], header: Any) -> M:
     if not isinstance(header, dict):
         raise ProtocolError("a header must be a dictionary")
     values: dict[str, Any] = {}
-    for row in _ROWS[kind.TYPE]:
-        value = header.get(row.name, None if row.default is MISSING else row.default)
-        if not row.check(value):
-            raise ProtocolError(f"{kind.TYPE.name}: field {row.name!r} is missing or not a {_name(row.annotation)}")
-        values[row.name] = value
+    for name, default, annotation, check in _ROWS[kind.TYPE]:
+        value = values[name] = header.get(name, default)  # what is missing passes no check
+        if not check(value):
+            raise ProtocolError(f"{kind.TYPE.name}: field {name!r} is missing or not a {_name(annotation)}")
     return kind(**values)
 
 

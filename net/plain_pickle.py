@@ -44,6 +44,8 @@ def loads(data: bytes) -> Any:
         value = _run(data)
     except (IndexError, struct.error):  # of the program, or of what it has on its stack
         raise PlainPickleError("the pickle is truncated, or its stack is empty") from None
+    except UnicodeDecodeError:
+        raise PlainPickleError("text is not UTF-8") from None
     _check_depth(value)
     return value
 
@@ -53,14 +55,15 @@ def _copy(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise TypeError(f"more than {MAX_DEPTH} levels")
     kind = type(value)
-    if kind in (list, tuple):
-        return kind([_copy(item, depth + 1) for item in value])
-    if kind is dict and all(type(key) is str for key in value):
-        return {key: _copy(item, depth + 1) for key, item in value.items()}
-    if kind not in (type(None), bool, int, float, str, bytes):
+    if kind is list or kind is tuple:
+        return kind([item if type(item) in _ATOMS else _copy(item, depth + 1) for item in value])
+    if kind is dict and _TEXT.issuperset(map(type, value)):
+        return {key: item if type(item) in _ATOMS else _copy(item, depth + 1) for key, item in value.items()}
+    if kind is int:
+        if not -(1 << 63) <= value < 1 << 63:
+            raise TypeError(f"an int has at most {MAX_INT_BYTES} bytes")
+    elif kind not in _ATOMS:
         raise TypeError(f"{kind.__name__} is not plain data, or a key is not a string")
-    if kind is int and not -(1 << 63) <= value < 1 << 63:
-        raise TypeError(f"an int has at most {MAX_INT_BYTES} bytes")
     return value
 
 
@@ -77,11 +80,14 @@ def _check_depth(value: Any) -> None:
 
 
 _NESTED = frozenset({list, tuple, dict})
+_ATOMS = frozenset({type(None), bool, float, str, bytes})
+"""Without int, which has a range."""
+_TEXT = frozenset({str})
 
 
 def _run(data: bytes) -> Any:
     """What a program leaves when it stops, at its last byte. Raises IndexError or struct.error where it ends early or
-    takes what is not there.
+    takes what is not there, UnicodeDecodeError for text that is none.
 
     The stack holds what came after the latest MARK, and `below` the stacks from before: so an instruction finds an
     empty stack where it would reach below a mark. The commonest instructions are here, the others have a function each.
@@ -94,13 +100,19 @@ def _run(data: bytes) -> Any:
         position += 1
         if code == _SHORT_TEXT:
             end = position + 1 + data[position]
-            stack.append(_decoded(data[position + 1 : end]))
-            position = _past(data, end)
-        elif code == _MEMOIZE:
-            memo.append(stack[-1])
+            stack.append(str(data[position + 1 : end], "utf-8"))
+            if data[end] == _MEMOIZE:  # what `pickle.dumps` writes behind almost every text
+                memo.append(stack[-1])
+                end += 1
+            position = end
         elif code == _FLOAT:
             stack.append(_unpack_float(data, position)[0])
             position += 8
+        elif code == _SHORT_INT:
+            stack.append(data[position])
+            position += 1
+        elif code == _MEMOIZE:
+            memo.append(stack[-1])
         elif code in _CONSTANTS:
             stack.append(_CONSTANTS[code])
         elif code == _MARK:
@@ -129,7 +141,7 @@ def _set_all(stack: list[Any], items: list[Any]) -> None:
     if type(stack[-1]) is not dict or len(items) % 2:
         raise PlainPickleError("SETITEM on something other than a dictionary")
     keys = items[::2]
-    if not all(type(key) is str for key in keys):
+    if not _TEXT.issuperset(map(type, keys)):
         raise PlainPickleError("a key is not a string")
     stack[-1].update(zip(keys, items[1::2], strict=True))
 
@@ -183,11 +195,6 @@ def _past(data: bytes, end: int) -> int:
     return end
 
 
-def _u8(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
-    stack.append(data[position])
-    return position + 1
-
-
 def _number(form: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
         stack.append(form.unpack_from(data, position)[0])
@@ -209,17 +216,10 @@ def _text(length: struct.Struct) -> "_Instruction":
     def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
         start = position + length.size
         end = _past(data, start + length.unpack_from(data, position)[0])
-        stack.append(_decoded(data[start:end]))
+        stack.append(str(data[start:end], "utf-8"))
         return end
 
     return push
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise PlainPickleError("text is not UTF-8") from None
 
 
 def _bytes(length: struct.Struct) -> "_Instruction":
@@ -254,7 +254,8 @@ def _skip_frame(data: bytes, position: int, stack: list[Any], memo: list[Any]) -
 _Instruction = Callable[[bytes, int, list[Any], list[Any]], int]
 _U8, _U16, _U32, _I32, _F64 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<i", ">d"))
 _STOP, _MEMOIZE, _MARK = pickle.STOP[0], pickle.MEMOIZE[0], pickle.MARK[0]
-_SHORT_TEXT, _FLOAT, _unpack_float = pickle.SHORT_BINUNICODE[0], pickle.BINFLOAT[0], _F64.unpack_from
+_SHORT_TEXT, _SHORT_INT = pickle.SHORT_BINUNICODE[0], pickle.BININT1[0]
+_FLOAT, _unpack_float = pickle.BINFLOAT[0], _F64.unpack_from
 _CONSTANTS: dict[int, Any] = {
     pickle.NONE[0]: None,
     pickle.NEWTRUE[0]: True,
@@ -275,11 +276,8 @@ _KNOWN: dict[bytes, _Instruction] = {
     pickle.APPEND: _append_one,
     pickle.SETITEM: _set_one,
     pickle.BININT: _number(_I32),
-    pickle.BININT1: _u8,
     pickle.BININT2: _number(_U16),
     pickle.LONG1: _long,
-    pickle.BINFLOAT: _number(_F64),
-    pickle.SHORT_BINUNICODE: _text(_U8),
     pickle.BINUNICODE: _text(_U32),
     pickle.SHORT_BINBYTES: _bytes(_U8),
     pickle.BINBYTES: _bytes(_U32),
