@@ -316,7 +316,7 @@ class Fleet:
                 raise self._waking()
             member = self._members[route.to]
             spare = self._members.get(route.load_on)
-            cost_s = member.cost_s(hello.model, layers) or UNKNOWN_S
+            cost_s = next(each.cost_s for each in seen if each.name == route.to) or UNKNOWN_S
         if spare is not None and layers is not None:
             self.load(spare, hello)
         return member, cost_s

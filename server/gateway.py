@@ -252,7 +252,7 @@ class Gateway(Cloud):
         try:
             session.answer_later(
                 request.id,
-                pending.future,
+                pending.promise,
                 lambda relayed, queue_s: _result(arrival, relayed, queue_s),
                 sum(one.nbytes for one in described) + answer_bytes,
                 lambda relayed, queue_s, sent: self._on_relayed(hello.model, arrival, relayed, queue_s, sent),

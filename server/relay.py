@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from edgecloud.engine.worker import BusyError
@@ -66,6 +65,41 @@ class Relayed:
         return sum(each.nbytes for each in self.arrays)
 
 
+class Promise:
+    """What a request will be answered with, or why not. A Future without a lock: who gives the answer has taken the
+    request out before, and who wants to be told says so before the request is anybody's."""
+
+    def __init__(self) -> None:
+        self._tell: Callable[[Promise], object] | None = None
+        self._answer: tuple[Relayed, float] | None = None
+        self._error: AppError | None = None
+
+    def add_done_callback(self, tell: "Callable[[Promise], object]") -> None:
+        """Have this called with it when there is an answer."""
+        self._tell = tell
+
+    def result(self) -> tuple[Relayed, float]:
+        """The answer, and the seconds that it waited. Raises why there is none."""
+        if self._answer is None:
+            raise self._error or BusyError("the request is not answered yet")
+        return self._answer
+
+    def set_result(self, answer: tuple[Relayed, float]) -> None:
+        """Give the answer."""
+        self._answer = answer
+        self._done()
+
+    def set_exception(self, error: AppError) -> None:
+        """Say why there is none."""
+        self._error = error
+        self._done()
+
+    def _done(self) -> None:
+        tell, self._tell = self._tell, None  # which holds the request, and that its tensors: they are freed now
+        if tell is not None:
+            tell(self)
+
+
 @dataclass(eq=False)
 class Pending:
     """A request that is not answered."""
@@ -78,7 +112,7 @@ class Pending:
     sides: Sequence[Side]
     """What their codecs need."""
     deadline: Deadline
-    future: "Future[tuple[Relayed, float]]" = field(default_factory=Future)
+    promise: Promise = field(default_factory=Promise)
     came_at: float = field(default_factory=time.perf_counter)
     tries: int = 0
     deaths: int = 0
@@ -98,14 +132,14 @@ class Pending:
     def fail(self, error: AppError) -> None:
         """Refuse it."""
         is_told = isinstance(error, RequestError | BusyError | DeadlineError | ProtocolError)
-        self.future.set_exception(error if is_told else RequestError(str(error)))
+        self.promise.set_exception(error if is_told else RequestError(str(error)))
 
     def answer(self, result: Result, arrays: Sequence[Array | Encoded]) -> float:
         """Answer it; returns how long it waited, which is all that was neither computing nor unpacking."""
         waited_s = time.perf_counter() - self.came_at - result.cloud_s - result.decode_s
         waited_s = max(result.queue_s, waited_s)
         self.is_answered = True
-        self.future.set_result((Relayed(result, arrays), waited_s))
+        self.promise.set_result((Relayed(result, arrays), waited_s))
         return waited_s
 
 
@@ -133,7 +167,8 @@ class Link:
         if not self._greeting.acquire(timeout=deadline.remaining()):  # another network is being loaded
             raise deadline.passed()
         try:
-            if self._agreed.get(hello.model) == hello:
+            agreed = self._agreed.get(hello.model)
+            if agreed is hello or agreed == hello:  # the first is the rule, and quicker
                 return None
             connection = self._open()
             self._heard = queue.SimpleQueue()
@@ -377,7 +412,7 @@ class Relay:
     # --- INFER
 
     def submit(self, pending: Pending) -> None:
-        """Send a request to the worker that will have answered first; its future has the answer, or why not."""
+        """Send a request to the worker that will have answered first; its promise has the answer, or why not."""
         while True:
             try:
                 if self._try(pending):

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +51,19 @@ class Answered(Protocol):
 
 
 R = TypeVar("R", bound=Answered)
+C = TypeVar("C", bound=Answered, covariant=True)
+
+
+class Awaited(Protocol[C]):
+    """A Future, as far as it is needed of one: the answer and the seconds that it waited, or why there is none."""
+
+    def add_done_callback(self, tell: Callable[[Any], object], /) -> None:
+        """Have this called when there is one, by whoever gives it."""
+
+    def result(self) -> tuple[C, float]:
+        """Raises why there is none."""
+
+
 ToResult = Callable[[R, float], Result]
 OnAnswer = Callable[[R, float, int], None]
 """Is told of an answer that has left: what was computed, its queued seconds, and the bytes of its payload."""
@@ -61,7 +74,7 @@ class _Outstanding:
     """A request whose answer is not sent."""
 
     request_id: int
-    future: "Future[Any]"
+    future: Awaited[Any]
     to_result: ToResult[Any]
     held_bytes: int
     on_answer: OnAnswer[Any]
@@ -199,7 +212,7 @@ class Session:
     def answer_later(
         self,
         request_id: int,
-        future: "Future[tuple[R, float]]",
+        future: Awaited[R],
         to_result: ToResult[R],
         held_bytes: int,
         on_answer: OnAnswer[R],
@@ -227,7 +240,7 @@ class Session:
         self._begin_to_write()
         self.begin()
 
-        def hand_on(done: "Future[Any]") -> None:
+        def hand_on(done: Awaited[Any]) -> None:
             request = _Outstanding(request_id, done, to_result, held_bytes, on_answer)
             if may_send():
                 self._settle(request)
