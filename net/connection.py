@@ -70,6 +70,10 @@ class Frame:
             raise ProtocolError(f"expected {message.TYPE.name}, got {self.kind.name}")
         return from_header(message, self.header)
 
+    def passing(self) -> tensors.Passing:
+        """The tensors as they came, to be sent on."""
+        return tensors.Passing.of(self.header, self.payload)
+
     def described(self) -> list[tensors.Described]:
         """The tensors as they are described; nothing is decoded. Raises ProtocolError."""
         return tensors.read(self.header, self.payload, self.limits)
@@ -179,7 +183,12 @@ class Connection:
             except OSError as error:  # out of file descriptors
                 raise AppError(f"cannot answer while receiving: {error.strerror or error}") from None
 
-    def send(self, message: Message, deadline: Deadline, arrays: Sequence[tensors.Array | tensors.Encoded] = ()) -> int:
+    def send(
+        self,
+        message: Message,
+        deadline: Deadline,
+        arrays: Sequence[tensors.Array | tensors.Encoded] | tensors.Passing = (),
+    ) -> int:
         """Send a message with tensors of any shape; returns the bytes of its payload.
 
         Raises DeadlineError; SlowError where it is taken more slowly than `min_taken_per_s`; PeerClosedError, or what

@@ -111,8 +111,6 @@ def _run(data: bytes) -> Any:
         elif code == _SHORT_INT:
             stack.append(data[position])
             position += 1
-        elif code == _MEMOIZE:
-            memo.append(stack[-1])
         elif code in _CONSTANTS:
             stack.append(_CONSTANTS[code])
         elif code == _MARK:
@@ -156,6 +154,11 @@ def _empty_list(data: bytes, position: int, stack: list[Any], memo: list[Any]) -
 
 def _empty_dict(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
     stack.append({})
+    return position
+
+
+def _memoize(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+    memo.append(stack[-1])
     return position
 
 
@@ -268,6 +271,7 @@ _AFTER_MARK: dict[int, Callable[[list[Any], list[Any]], None]] = {
     pickle.SETITEMS[0]: _set_all,
 }
 _KNOWN: dict[bytes, _Instruction] = {
+    pickle.MEMOIZE: _memoize,
     pickle.EMPTY_LIST: _empty_list,
     pickle.EMPTY_DICT: _empty_dict,
     pickle.TUPLE1: _single,

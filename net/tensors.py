@@ -16,12 +16,44 @@ from edgecloud.net.frames import Limits, TooLargeError
 from edgecloud.net.sides import Held, Pending, SidedCodec, pending
 from edgecloud.utils.errors import ProtocolError
 
-__all__ = ["RAW", "Array", "Described", "Encoded", "as_they_came", "describe", "read", "view"]
+__all__ = ["RAW", "Array", "Described", "Encoded", "Passing", "describe", "read", "view"]
 
 
-def describe(arrays: Sequence[Array | Encoded]) -> tuple[dict[str, Any], list[memoryview]]:
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """Tensors that travel on as they came, described by the same words: nothing of them is decoded or copied."""
+
+    rows: Sequence[Any]
+    sizes: Sequence[int]
+    parts: tuple[memoryview, ...]
+
+    @classmethod
+    def of(cls, header: dict[str, Any], payload: memoryview) -> "Passing":
+        """All of a frame."""
+        return cls(header.get("tensors", []), header.get("buffers", []), (payload,))
+
+    @property
+    def nbytes(self) -> int:
+        """What travels."""
+        return sum(part.nbytes for part in self.parts)
+
+    def first(self, count: int) -> "Passing":
+        """Without those behind the first ones, of a frame that was read."""
+        sizes = self.sizes[:count]
+        return Passing(self.rows[:count], sizes, (self.parts[0][: sum(sizes)],))
+
+    def followed_by(self, data: Sequence[bytes]) -> "Passing":
+        """With bytes behind them."""
+        more = [("uint8", (len(each),), RAW, number) for number, each in enumerate(data, len(self.rows))]
+        sizes = [*self.sizes, *(len(each) for each in data)]
+        return Passing([*self.rows, *more], sizes, (*self.parts, *map(memoryview, data)))
+
+
+def describe(arrays: Sequence[Array | Encoded] | Passing) -> tuple[dict[str, Any], list[memoryview]]:
     """The header's fields for these tensors, and their bytes: of arrays views of the memory of contiguous ones, else
     copies; of encoded ones their parts. Raises CodecError for an array whose dtype does not travel."""
+    if isinstance(arrays, Passing):
+        return {"tensors": arrays.rows, "buffers": arrays.sizes}, list(arrays.parts)
     encoded = [one if isinstance(one, Encoded) else encode(one, RAW) for one in arrays]
     tensors = [(one.dtype, one.shape, _wire_name(one), index) for index, one in enumerate(encoded)]
     return {"tensors": tensors, "buffers": [one.nbytes for one in encoded]}, [p for one in encoded for p in one.parts]
@@ -86,12 +118,6 @@ def read(header: dict[str, Any], payload: memoryview, limits: Limits) -> list[De
         if not isinstance(row.codec, Pending):
             row.codec.check(row.dtype, row.shape, row.buffer)
     return rows
-
-
-def as_they_came(header: dict[str, Any], described: Sequence[Described]) -> list[Encoded]:
-    """The first tensors of a header, ready to travel on: nothing of them is decoded."""
-    rows = header.get("tensors", [])
-    return [Encoded(one.dtype, one.shape, row[2], (one.buffer,)) for one, row in zip(described, rows, strict=False)]
 
 
 def _read_row(row: Any, index: int, bytes_: memoryview, limits: Limits) -> Described:

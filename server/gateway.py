@@ -20,7 +20,7 @@ from edgecloud.net.refusals import MISSING
 from edgecloud.net.server import Peer
 from edgecloud.net.sides import Pending as PendingCodec
 from edgecloud.net.sides import Side, UnknownSideError
-from edgecloud.net.tensors import RAW, Described, as_they_came
+from edgecloud.net.tensors import RAW, Described
 from edgecloud.server import receiving
 from edgecloud.server.budget import LoadBudget
 from edgecloud.server.cloud import ALL, Cloud
@@ -243,7 +243,9 @@ class Gateway(Cloud):
         except UnknownSideError as error:
             session.refuse(request.id, error)
             return
-        tensors = as_they_came(frame.header, described)
+        tensors = frame.passing()
+        if request.sides:  # a worker that has not got them gets them from here
+            tensors = tensors.first(len(described))
         layers = tuple((start, stop) for start, stop in request.layers)
         pending = Pending(hello, request, layers, tensors, sides, deadline)
         arrival = _Arrival(request.id, at, frame.received_s, frame.timed_bytes, frame.timed_s, session.peer.name)

@@ -19,7 +19,7 @@ from edgecloud.net.connection import Connection, Frame
 from edgecloud.net.frames import FrameType
 from edgecloud.net.messages import Error, Hello, Infer, Ready, Result, from_header
 from edgecloud.net.sides import Sent, Side
-from edgecloud.net.tensors import Array, Encoded, as_they_came
+from edgecloud.net.tensors import Passing
 from edgecloud.server.fleet import Fleet, Layers, Member
 from edgecloud.server.requests import RequestError
 from edgecloud.server.session import Session
@@ -57,12 +57,7 @@ class Relayed:
     """The answer of a worker."""
 
     result: Result
-    arrays: Sequence[Array | Encoded]
-
-    @property
-    def nbytes(self) -> int:
-        """Of its payload."""
-        return sum(each.nbytes for each in self.arrays)
+    arrays: Passing
 
 
 class Promise:
@@ -107,8 +102,7 @@ class Pending:
     hello: Hello
     request: Infer
     layers: Layers
-    tensors: Sequence[Encoded]
-    """As they came."""
+    tensors: Passing
     sides: Sequence[Side]
     """What their codecs need."""
     deadline: Deadline
@@ -134,7 +128,7 @@ class Pending:
         is_told = isinstance(error, RequestError | BusyError | DeadlineError | ProtocolError)
         self.promise.set_exception(error if is_told else RequestError(str(error)))
 
-    def answer(self, result: Result, arrays: Sequence[Array | Encoded]) -> float:
+    def answer(self, result: Result, arrays: Passing) -> float:
         """Answer it; returns how long it waited, which is all that was neither computing nor unpacking."""
         waited_s = time.perf_counter() - self.came_at - result.cloud_s - result.decode_s
         waited_s = max(result.queue_s, waited_s)
@@ -256,8 +250,8 @@ class Link:
         names = " ".join(f"{side.kind}:{side.digest}" for side in missing)
         layers, left_s = pending.request.layers, pending.deadline.remaining()
         request = Infer(number, layers, left_s, pending.hello.model, names)
-        more = [Encoded("uint8", (len(side.data),), "raw", (memoryview(side.data),)) for side in missing]
-        connection.send(request, pending.deadline, [*pending.tensors, *more])
+        tensors = pending.tensors.followed_by([side.data for side in missing]) if missing else pending.tensors
+        connection.send(request, pending.deadline, tensors)
 
     def abandon(self) -> None:
         """Close it: who reads here wakes up, and hands on what is in hand."""
@@ -319,10 +313,10 @@ class Link:
             self._heard.put(frame.read(Ready))
 
     def _hear_result(self, frame: Frame) -> None:
-        result, arrays = frame.read(Result), as_they_came(frame.header, frame.described())
+        result = frame.read(Result)
         pending = self._take(result.id)
         if pending is not None:
-            self._relay.answered(pending, result, arrays)
+            self._relay.answered(pending, result, frame.passing())  # the edge reads what they are
 
     def _hear_error(self, error: Error) -> None:
         if error.id:
@@ -460,9 +454,9 @@ class Relay:
             self.fleet.repeated()
             self.submit(pending)
 
-    def answered(self, pending: Pending, result: Result, arrays: Sequence[Array | Encoded]) -> None:
+    def answered(self, pending: Pending, result: Result, arrays: Passing) -> None:
         """An answer has come."""
-        self.fleet.keep_size(pending.hello.model, pending.layers, sum(each.nbytes for each in arrays))
+        self.fleet.keep_size(pending.hello.model, pending.layers, arrays.nbytes)
         self.fleet.waited(pending.answer(result, arrays))
 
     def refused(self, pending: Pending, member: Member, error: Error) -> None:

@@ -24,7 +24,7 @@ from edgecloud.net.pacing import TINY_BYTES, Bucket, Spending, price, spending_o
 from edgecloud.net.server import Peer, Server
 from edgecloud.net.sides import Held, UnknownSideError
 from edgecloud.net.sources import Account
-from edgecloud.net.tensors import Array, Encoded
+from edgecloud.net.tensors import Array, Encoded, Passing
 from edgecloud.server.arriving import Arrivals
 from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
@@ -46,7 +46,7 @@ class Answered(Protocol):
     """What was computed: a `Ran`, or the answer of a worker."""
 
     @property
-    def arrays(self) -> Sequence[Array | Encoded]:
+    def arrays(self) -> Sequence[Array | Encoded] | Passing:
         """The tensors."""
 
 
@@ -196,7 +196,7 @@ class Session:
             self._owe(self._own(1))
         self._owe(self._server.pay(self.peer, Spending.COMPUTED if code in NO_FAULT else Spending.SMALL, 1))
 
-    def send(self, message: Message, arrays: Sequence[Array | Encoded] = ()) -> int:
+    def send(self, message: Message, arrays: Sequence[Array | Encoded] | Passing = ()) -> int:
         """Answer at once; returns the bytes of the payload. Raises what `Connection.send` does."""
         return self.peer.connection.send(message, Deadline.after(self._request_s, "an answer"), arrays)
 
