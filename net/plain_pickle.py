@@ -52,9 +52,9 @@ def loads(data: bytes) -> Any:
 
 def _copy(value: Any, depth: int) -> Any:
     """Copy plain data, so that no list or tuple is in it twice, which the reader would refuse."""
-    if depth > MAX_DEPTH:
-        raise TypeError(f"more than {MAX_DEPTH} levels")
     kind = type(value)
+    if depth >= MAX_DEPTH and kind in _NESTED and value:
+        raise TypeError(f"more than {MAX_DEPTH} levels")
     if kind is list or kind is tuple:
         return kind([item if type(item) in _ATOMS else _copy(item, depth + 1) for item in value])
     if kind is dict and _TEXT.issuperset(map(type, value)):
@@ -111,8 +111,8 @@ def _run(data: bytes) -> Any:
         elif code == _SHORT_INT:
             stack.append(data[position])
             position += 1
-        elif code in _CONSTANTS:
-            stack.append(_CONSTANTS[code])
+        elif code == _MEMOIZE:
+            memo.append(stack[-1])
         elif code == _MARK:
             below.append(stack)
             stack = []
@@ -157,9 +157,12 @@ def _empty_dict(data: bytes, position: int, stack: list[Any], memo: list[Any]) -
     return position
 
 
-def _memoize(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
-    memo.append(stack[-1])
-    return position
+def _constant(value: Any) -> "_Instruction":
+    def push(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
+        stack.append(value)
+        return position
+
+    return push
 
 
 def _append_one(data: bytes, position: int, stack: list[Any], memo: list[Any]) -> int:
@@ -259,19 +262,16 @@ _U8, _U16, _U32, _I32, _F64 = (struct.Struct(form) for form in ("<B", "<H", "<I"
 _STOP, _MEMOIZE, _MARK = pickle.STOP[0], pickle.MEMOIZE[0], pickle.MARK[0]
 _SHORT_TEXT, _SHORT_INT = pickle.SHORT_BINUNICODE[0], pickle.BININT1[0]
 _FLOAT, _unpack_float = pickle.BINFLOAT[0], _F64.unpack_from
-_CONSTANTS: dict[int, Any] = {
-    pickle.NONE[0]: None,
-    pickle.NEWTRUE[0]: True,
-    pickle.NEWFALSE[0]: False,
-    pickle.EMPTY_TUPLE[0]: (),
-}
 _AFTER_MARK: dict[int, Callable[[list[Any], list[Any]], None]] = {
     pickle.TUPLE[0]: lambda stack, items: stack.append(tuple(items)),
     pickle.APPENDS[0]: _append_all,
     pickle.SETITEMS[0]: _set_all,
 }
 _KNOWN: dict[bytes, _Instruction] = {
-    pickle.MEMOIZE: _memoize,
+    pickle.NONE: _constant(None),
+    pickle.NEWTRUE: _constant(True),
+    pickle.NEWFALSE: _constant(False),
+    pickle.EMPTY_TUPLE: _constant(()),
     pickle.EMPTY_LIST: _empty_list,
     pickle.EMPTY_DICT: _empty_dict,
     pickle.TUPLE1: _single,
