@@ -4,19 +4,21 @@
 
 Throughput: edges keep a gateway busy whose workers have a share of a core each, emulated with SIGSTOP and SIGCONT
 in turns, so that two cores can show four of them. Gateway: the same request, of about 200 KB and with little to
-compute, in turns over a gateway with one worker and to a cloud without; then as many answers as each gives. Lost: a
-worker is killed, or stopped, at five stages of a request, while other edges go on; every answer is compared with the
-network's.
+compute, in turns over a gateway with one worker, to a cloud without, and to that over a relay that reads nothing but
+lengths (benchmarks.bare_relay), which no gateway in Python can be quicker than; then as many answers as each gives.
+Lost: a worker is killed, or stopped, at five stages of a request, while other edges go on; every answer is compared
+with the network's.
 """
 
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -290,28 +292,65 @@ def throughput_rows(cache: Path) -> list[list[str]]:
 # --- the gateway
 
 
+@contextmanager
+def running_relay(port: int) -> Iterator[CloudProcess]:
+    """A relay to a port that reads nothing but lengths."""
+    command = [sys.executable, "-m", "benchmarks.bare_relay", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield CloudProcess(process, int(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+def used_s(cloud: CloudProcess) -> float:
+    """Processor time that all threads of a process have used, to the nanosecond."""
+    tasks = Path(f"/proc/{cloud.process.pid}/task").glob("*/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in tasks) / 1e9
+
+
+def latency_rows(clouds: "dict[str, CloudProcess]", tail: Request) -> list[list[str]]:
+    """The same request of each in turns; the first is without a gateway."""
+    took: dict[str, list[float]] = {name: [] for name in clouds}
+    with ExitStack() as stack:
+        connections = {name: stack.enter_context(greeted(each.port, tail)) for name, each in clouds.items()}
+        _, ready = next(iter(connections.values()))
+        request = cheapest_of(tail.network, ready.seconds)
+        for turn in range(TURNS + 20):
+            if turn == 20:
+                before = {name: used_s(cloud) for name, cloud in clouds.items()}
+            names = list(clouds)
+            for name in names if turn % 2 else names[::-1]:
+                began = time.perf_counter()
+                ask(connections[name][0], request, turn + 1)
+                answer(connections[name][0])
+                if turn >= 20:
+                    took[name].append(time.perf_counter() - began)
+        spent = {name: (used_s(cloud) - before[name]) / TURNS for name, cloud in clouds.items()}
+    (plain, alone), *others = took.items()
+    size = f"{request.array.nbytes / 1e3:.0f} KB"
+    rows = []
+    for name, each in others:
+        added = f"+{(median(each) - median(alone)) * 1e3:.2f} ms, {Versus.of(each, alone)}"
+        cells = [format_seconds(median(alone)), format_seconds(median(each)), added]
+        rows.append([f"p50 of {size}, little to compute: {name} against {plain}", *cells])
+        rows.append([f"processor time of a request in {name}", "", format_seconds(spent[name]), ""])
+    return rows
+
+
 def gateway_rows(cache: Path) -> list[list[str]]:
     network = network_of(MODEL)
     flags = ("--models", MODEL, "--quiet", "--threads", "1")  # a core is left for the gateway
-    with running_cloud(cache, *flags) as plain, running_cloud(cache, *flags, "--workers", "1") as gateway:
+    with (
+        running_cloud(cache, *flags) as plain,
+        running_cloud(cache, *flags, "--workers", "1") as gateway,
+        running_relay(plain.port) as relay,
+    ):
         await_workers(gateway, 1)
         tail = tail_of(network)
-        with greeted(plain.port, tail) as (first, ready), greeted(gateway.port, tail) as (second, _):
-            request = cheapest_of(network, ready.seconds)
-            took: dict[str, list[float]] = {"no workers": [], "--workers 1": []}
-            pairs = list(zip(took, (first, second), strict=True))
-            for turn in range(TURNS + 20):
-                for name, connection in pairs if turn % 2 else pairs[::-1]:
-                    began = time.perf_counter()
-                    ask(connection, request, turn + 1)
-                    answer(connection)
-                    if turn >= 20:
-                        took[name].append(time.perf_counter() - began)
-        added = median(took["--workers 1"]) - median(took["no workers"])
-        size = f"{request.array.nbytes / 1e3:.0f} KB"
-        rows = [[f"p50 of {size}, little to compute", *(format_seconds(median(each)) for each in took.values())]]
-        rows[0].append(f"+{added * 1e3:.2f} ms, {Versus.of(took['--workers 1'], took['no workers'])}")
-        rates: dict[str, list[float]] = {name: [] for name in took}
+        rows = latency_rows({"no workers": plain, "--workers 1": gateway, "a bare relay": relay}, tail)
+        rates: dict[str, list[float]] = {"no workers": [], "--workers 1": []}
         for _ in range(3):
             for name, cloud in zip(rates, (plain, gateway), strict=True):
                 with Load(cloud.port, tail, 4, 2) as load:
@@ -484,9 +523,9 @@ def main(argv: list[str]) -> int:
             "gateway": lambda: write_table(
                 "workers_gateway",
                 "Workers: what the gateway adds",
-                ["what", "no workers", "--workers 1", "difference"],
+                ["what", "no workers", "with it", "difference"],
                 gateway_rows(cache),
-                ["Both clouds run at once and are asked in turns."],
+                ["All run at once and are asked in turns."],
             ),
             "lost": lambda: write_table(
                 "workers_lost",
