@@ -46,7 +46,7 @@ class Passing:
         """With bytes behind them."""
         more = [("uint8", (len(each),), RAW, number) for number, each in enumerate(data, len(self.rows))]
         sizes = [*self.sizes, *(len(each) for each in data)]
-        return Passing([*self.rows, *more], sizes, (*self.parts, *map(memoryview, data)))
+        return Passing([*self.rows, *more], sizes, (*self.parts, *(memoryview(each) for each in data)))
 
 
 def describe(arrays: Sequence[Array | Encoded] | Passing) -> tuple[dict[str, Any], list[memoryview]]:
