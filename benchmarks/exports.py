@@ -4,10 +4,10 @@
 
 Each is written by `deployment.py export`'s own function, which compares both halves of every cut, run by ONNX Runtime,
 with the network in torch. Then some cuts of the bundle that was written are run again, on another input, and compared
-with the module itself, in plain torch. Rows are kept in benchmarks/results/exports.jsonl, so that a run goes on where
-another one ended, the smallest networks first; bundles are not kept. Each has a process of its own: one that takes
-longer than `--each`, or needs more memory than there is, is a row with its reason, and is only tried again with
-`--again`.
+with the module itself, in plain torch: in ONNX Runtime, and, where it is installed, in OpenVINO. Rows are kept in
+benchmarks/results/exports.jsonl, so that a run goes on where another one ended, the smallest networks first; bundles
+are not kept. Each has a process of its own: one that takes longer than `--each`, or needs more memory than there is, is
+a row with its reason, and is only tried again with `--again`.
 """
 
 import argparse
@@ -25,10 +25,13 @@ import torch
 
 from benchmarks.fingerprint import RESULTS, write_table
 from edgecloud.engine import certificates
-from edgecloud.engine.executor import make_executor
+from edgecloud.engine.executor import ONNXRUNTIME, OPENVINO, make_executor
 from edgecloud.models import bundle_network, registry, weights
+from edgecloud.models.bundle_network import BundleNetwork
+from edgecloud.models.network import Array
 from edgecloud.tools import export
 from edgecloud.utils.errors import AppError
+from edgecloud.utils.extras import is_there
 from edgecloud.utils.files import write_atomically
 
 ROWS = RESULTS / "exports.jsonl"
@@ -55,6 +58,10 @@ class Row:
     again: float = 0.0
     """... and of some cuts on another input."""
     same_top: bool = True
+    openvino: float | None = None
+    """The same as `again` in OpenVINO; None where that is not installed or did not run it."""
+    openvino_reason: str = ""
+    """Why OpenVINO did not run it."""
 
 
 def names() -> tuple[str, ...]:
@@ -73,7 +80,7 @@ def row_of(name: str) -> Row:
             written = export.export(name, "default", path, lambda _what, _done: None)
         except AppError as error:
             return Row(name, str(error))
-        again, same_top = compared_again(name, path)
+        again, same_top, openvino, openvino_reason = compared_again(name, path)
     content = written.content
     return Row(
         name=name,
@@ -85,16 +92,31 @@ def row_of(name: str) -> Row:
         certified=written.worst.largest_difference / max(written.worst.largest, 1e-30),
         again=again,
         same_top=same_top and all(each.is_same_top for each in content.certificates),
+        openvino=openvino,
+        openvino_reason=openvino_reason,
     )
 
 
-def compared_again(name: str, path: Path) -> tuple[float, bool]:
-    """How far some cuts are from the module in plain torch, on another input than was exported with."""
+def compared_again(name: str, path: Path) -> tuple[float, bool, float | None, str]:
+    """How far some cuts are from the module in plain torch, on another input than was exported with: in ONNX Runtime,
+    whether they have the same top-1 in all, in OpenVINO, and why not there."""
     network = bundle_network.read(path)
-    executor = make_executor(network, "cpu", backend="onnxruntime")
     x = np.ascontiguousarray(network.example.array[..., ::-1]) * np.float32(0.7)
     with torch.no_grad():
         expected = weights.load(registry.built_in(name)).model(torch.from_numpy(x.copy())).numpy()
+    again, same_top = compared_in(ONNXRUNTIME, network, x, expected)
+    if not is_there(OPENVINO):
+        return again, same_top, None, ""
+    try:
+        openvino, same_top_there = compared_in(OPENVINO, network, x, expected)
+    except AppError as error:
+        return again, same_top, None, str(error)
+    return again, same_top and same_top_there, openvino, ""
+
+
+def compared_in(backend: str, network: BundleNetwork, x: Array, expected: Array) -> tuple[float, bool]:
+    """The largest difference, as a share of the largest number, and whether the top-1 is the same."""
+    executor = make_executor(network, "cpu", backend=backend)
     last = len(network.graph.points) - 1
     worst, same_top = 0.0, True
     for point in sorted({last * number // AGAIN for number in range(AGAIN + 1)}):
@@ -114,10 +136,12 @@ def cells(row: Row) -> list[str]:
     """One row of the table."""
     if row.reason:
         return [row.name, "", "", "", "", "", "", row.reason]
-    differences = (f"{row.certified:.1e}", f"{row.again:.1e}")
+    in_openvino = "-" if row.openvino is None else f"{row.openvino:.1e}"
+    differences = (f"{row.certified:.1e}", f"{row.again:.1e}", in_openvino)
     batches = "any" if row.is_batched else "1"
     sizes = (str(row.layers), str(row.cuts), batches, f"{row.megabytes:.3g} MB", f"{row.seconds:.0f} s")
-    return [row.name, *sizes, " / ".join(differences), "" if row.same_top else "ANOTHER TOP-1"]
+    remark = row.openvino_reason if row.same_top else "ANOTHER TOP-1"
+    return [row.name, *sizes, " / ".join(differences), remark]
 
 
 def rows_in(path: Path) -> dict[str, Row]:
@@ -152,13 +176,16 @@ def smallest_first(chosen: Sequence[str]) -> list[str]:
 def write_up(rows: Mapping[str, Row]) -> bool:
     """Write benchmarks/results/exports.md; whether all answers are right."""
     exported = [row for row in rows.values() if not row.reason]
-    is_good = all(row.same_top and max(row.certified, row.again) <= CLOSE for row in exported)
-    head = ["network", "layers", "cuts", "batch", "bundle", "export took", "differs by, every cut / again", ""]
+    in_openvino = [row for row in exported if row.openvino is not None]
+    is_good = all(row.same_top and max(row.certified, row.again, row.openvino or 0.0) <= CLOSE for row in exported)
+    differs = "differs by, every cut / again / again in OpenVINO"
+    head = ["network", "layers", "cuts", "batch", "bundle", "export took", differs, ""]
     notes = [
         f"{len(exported)} of {len(names())} networks exported, {len(rows) - len(exported)} not, and the others not "
         f"tried. Differences are shares of the largest number of the answer, of every cut when it was exported, and of "
-        f"{AGAIN + 1} cuts on another input; at most {CLOSE:g} and the same top-1 is the target: "
-        f"{'met' if is_good else 'MISSED'}. Times are those of a busy machine.",
+        f"{AGAIN + 1} cuts on another input, in ONNX Runtime and, of {len(in_openvino)} networks, in OpenVINO; at most "
+        f"{CLOSE:g} and the same top-1 is the target: {'met' if is_good else 'MISSED'}. Times are those of a busy "
+        "machine.",
     ]
     write_table("exports", "Exports", head, [cells(rows[name]) for name in sorted(rows)], notes)
     return is_good
