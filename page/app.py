@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 FIRST_ROWS, LIVE_ROWS = 50, 20
 """Requests that the first frame brings, and every other one: of a fast program the last ones."""
 STATE_S, ROWS_S = 1.0, 0.2
-"""How often everything that is no request is looked at, and the requests, however many pages are open."""
+"""How often everything that is no request is looked at, and the requests, however many pages are open ..."""
+SHARE = 0.005
+"""... and so seldom that either takes no more of a core: on a slow device a look costs more, so there are fewer."""
 TRACES_PER_S, TRACES_S = 0.5, 4.0
 """How many traces are made a second, and for how many seconds' worth at once: one of 1,000 requests takes a while."""
 TOKEN_BYTES = 16
@@ -118,8 +120,9 @@ class Page:
         self._files = {
             path: (shipped("page", "static", name).read_bytes(), kind) for path, (name, kind) in FILES.items()
         }
-        self._state, self._state_at = "", float("-inf")
-        self._rows, self._rows_at = (-1, "", 0), float("-inf")
+        self._state, self._state_due = "", float("-inf")
+        self._rows, self._rows_due = (-1, "", 0), float("-inf")
+        self._frame: tuple[tuple[str, str], bytes] = (("", ""), b"")
         self._traces = Bucket(TRACES_PER_S, TRACES_S)
         self._site: Site | None = None
 
@@ -186,7 +189,7 @@ class Page:
             return Reply(400, str(error).encode())
         except (ValueError, RecursionError):
             return Reply(400)
-        self._state_at = float("-inf")
+        self._state_due = float("-inf")
         return Reply(204)
 
     def _frames(self) -> Callable[[], bytes | None]:
@@ -199,25 +202,37 @@ class Page:
             rows, last = self._rows_after(number)
             if state == told and last == number:
                 return None
-            text = f'{{"state":{"null" if state == told else state},"rows":{rows}}}'
+            new = "null" if state == told else state
             told, number = state, last
-            return event("update", text)
+            return self._frame_of(new, rows)
 
         return next_frame
 
+    def _frame_of(self, state: str, rows: str) -> bytes:
+        """Made once for all pages that get the same."""
+        if self._frame[0] != (state, rows):
+            self._frame = ((state, rows), event("update", f'{{"state":{state},"rows":{rows}}}'))
+        return self._frame[1]
+
     def _state_now(self) -> str:
         now = time.monotonic()
-        if now >= self._state_at + STATE_S:
-            self._state, self._state_at = _dump(self._view.state()), now
+        if now >= self._state_due:
+            began_s = time.thread_time()
+            self._state = _dump(self._view.state())
+            self._state_due = now + max(STATE_S, (time.thread_time() - began_s) / SHARE)
         return self._state
 
     def _rows_after(self, number: int) -> tuple[str, int]:
         """As JSON, with the number of the last one; pages that were told as much get the same."""
-        now = time.monotonic()
-        if number != self._rows[0] or now >= self._rows_at + ROWS_S:
+        now, (told, _, last) = time.monotonic(), self._rows
+        if now < self._rows_due and number == last:
+            return "[]", number
+        if number != told or now >= self._rows_due:
+            began_s = time.thread_time()
             rows = self._view.rows(number, LIVE_ROWS if number else FIRST_ROWS)
             text, last = _dump([row.to_json() for row in rows]), rows[-1].number if rows else number
-            self._rows, self._rows_at = (number, text, last), now
+            self._rows = (number, text, last)
+            self._rows_due = now + max(ROWS_S, (time.thread_time() - began_s) / SHARE)
         return self._rows[1:]
 
 

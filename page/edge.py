@@ -17,7 +17,7 @@ from edgecloud.models.inputs import Input
 from edgecloud.net.link import LinkEstimate
 from edgecloud.page.pictures import png_of
 from edgecloud.page.record import Record
-from edgecloud.page.rows import Mark, Row, stages_of
+from edgecloud.page.rows import Mark, Row, Stage, stages_of
 from edgecloud.partition.chain import Candidate
 from edgecloud.partition.cost import Link, Part, Power, StageTimes, energy_of
 from edgecloud.partition.timeline import spans
@@ -32,6 +32,8 @@ RECENT = 20
 SLOW, WORSE = 0.6, 1.1
 """Of the speed of the quiet machine, and of the best cut's seconds: from there a banner says so."""
 ROWS_SHOWN = 28
+MOST_CUTS = 1000
+"""That are remembered, with what does not change of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,21 @@ class _Moment:
     edge: float
     cloud: float | None
 
+    def to_json(self) -> dict[str, Any]:
+        """For the page."""
+        found = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
+        speeds = {"at_s": self.at_s, "edge_speed": self.edge, "cloud_speed": self.cloud}
+        return (found if self.link is None else asdict(self.link)) | speeds
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What is always the same of inferences that ran in the same parts."""
+
+    point: int | None
+    crossing: tuple[int, ...]
+    """The layers whose outputs go to the cloud."""
+
 
 class EdgeView:
     """Watches an open client. Inferences may run in any thread."""
@@ -69,7 +86,9 @@ class EdgeView:
         self._began = time.perf_counter()
         self._runs: Record[_Ran] = Record()
         self._changes: Record[Mark] = Record()
-        self._moments: Record[_Moment] = Record(200)
+        self._moments: Record[Mapping[str, Any]] = Record(200)  # made into JSON once, and shown 200 times
+        self._cuts: dict[tuple[Part, ...], _Cut] = {}
+        self._expected: tuple[StageTimes | None, tuple[Stage, ...]] = (None, ())
         self._completed: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._input: Input = self._edge.network.example
@@ -126,7 +145,7 @@ class EdgeView:
         link = (None if cloud is None else cloud.conditions().link) or self._client.link
         there = None if cloud is None else cloud.speed
         self._moment = _Moment(now - self._began, link, self._prepared.timing.meter.now().value, there)
-        self._moments.add(self._moment)
+        self._moments.add(self._moment.to_json())
 
     # --- by the page's thread
 
@@ -136,9 +155,7 @@ class EdgeView:
 
     def marks(self) -> Sequence[Mark]:
         """Changes of the plan, and the link and speeds as they were looked at."""
-        moments = (
-            Mark(each.at_s, "link", "link and speed", self._moment_json(each)) for _, each in self._moments.since(0)
-        )
+        moments = (Mark(each["at_s"], "link", "link and speed", each) for _, each in self._moments.since(0))
         return [*(mark for _, mark in self._changes.since(0)), *moments]
 
     def picture(self) -> bytes | None:
@@ -161,8 +178,8 @@ class EdgeView:
             "answer": self._answer_json(),
             "plan": self._plan_json(plan, candidates),
             "points": [self._point_json(each) for each in candidates],
-            "link": self._moment_json(self._moment),
-            "trail": [self._moment_json(each) for _, each in self._moments.since(0)],
+            "link": self._moment.to_json(),
+            "trail": [each for _, each in self._moments.since(0)],
             "cloud": self._cloud_json(),
             "speed": {"edge": self._moment.edge, "cloud": self._moment.cloud},
             "count": self._runs.count,
@@ -188,13 +205,13 @@ class EdgeView:
 
     def _row(self, number: int, ran: _Ran) -> Row:
         answered, times = ran.answered, ran.answered.measured
-        point = self._point_of(answered.parts) if answered.parts else None
-        predicted = self._predicted(ran, point)
+        cut = self._cut_of(answered.parts)
+        predicted = self._predicted(ran, cut.point)
         fallback = answered.fallback
         about = {
-            "point": point,
+            "point": cut.point,
             "completed_by": answered.completed_by,
-            "codec": ",".join(dict.fromkeys(self._codecs(answered))),
+            "codec": ",".join(dict.fromkeys(answered.codecs.get(n, "raw") for n in cut.crossing)),
             "raw_bytes": times.raw_bytes,
             "payload_bytes": times.payload_bytes,
             "received_bytes": times.received_bytes,
@@ -206,12 +223,19 @@ class EdgeView:
         }
         stages = stages_of(times)
         began_s = max(0.0, ran.began - self._began)
-        expected = () if predicted is None else stages_of(predicted)
-        return Row(number, self._graph.name, began_s, times.total_s, stages, expected, about)
+        if predicted is not self._expected[0]:  # nearly always that of the inference before
+            self._expected = (predicted, () if predicted is None else stages_of(predicted))
+        return Row(number, self._graph.name, began_s, times.total_s, stages, self._expected[1], about)
 
-    def _codecs(self, answered: Answered) -> list[str]:
-        crossing = {n for part in answered.parts if part.place == "cloud" for n in self._graph.inputs_of(part.layers)}
-        return [answered.codecs.get(number, "raw") for number in sorted(crossing)]
+    def _cut_of(self, parts: tuple[Part, ...]) -> _Cut:
+        cut = self._cuts.get(parts)
+        if cut is None:
+            crossing = {n for part in parts if part.place == "cloud" for n in self._graph.inputs_of(part.layers)}
+            cut = _Cut(self._point_of(parts) if parts else None, tuple(sorted(crossing)))
+            if len(self._cuts) >= MOST_CUTS:
+                self._cuts.clear()
+            self._cuts[parts] = cut
+        return cut
 
     def _predicted(self, ran: _Ran, point: int | None) -> StageTimes | None:
         decision = ran.plan.decision
@@ -280,12 +304,6 @@ class EdgeView:
             "total_s": times.total_s,
             "stages": [list(span) for span in spans(times)],
         }
-
-    def _moment_json(self, moment: _Moment) -> dict[str, Any]:
-        link = moment.link
-        found = {"up_bytes_per_s": None, "down_bytes_per_s": None, "rtt_s": None, "source": "none"}
-        speeds = {"at_s": moment.at_s, "edge_speed": moment.edge, "cloud_speed": moment.cloud}
-        return (found if link is None else asdict(link)) | speeds
 
     def _cloud_json(self) -> dict[str, Any] | None:
         cloud, ready = self._edge.cloud, self._edge.ready

@@ -1,5 +1,6 @@
 """When each stage of an inference ran, as far as its times say: for pictures. Pure."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgecloud.partition.cost import StageTimes
@@ -27,9 +28,10 @@ def spans(times: StageTimes) -> tuple[Span, ...]:
     one before it: so a stage that was interrupted, as packing may be, is shown without its gaps. Where a measured time
     on the link lies is not known: all of it is before the cloud's.
     """
-    told = times.to_json()
-    lengths = [(name, told[f"{name}_s"]) for name in STAGES]
-    lengths = [(name, seconds) for name, seconds in lengths if seconds > 0]
+    told = (times.edge_s, times.encode_s, times.transfer_s, times.queue_s, times.tail_s)
+    lengths = [(name, seconds) for name, seconds in zip(STAGES, told, strict=True) if seconds > 0]
+    if times.hidden_s <= 0:
+        return _in_turn(lengths)
     number_of = {name: number for number, (name, _) in enumerate(lengths)}
     left_s, earlier = max(0.0, times.hidden_s), [0.0] * (len(lengths) + 1)
     for before, after in ((STAGES[a], STAGES[b]) for a, b in NEIGHBOURS):
@@ -40,10 +42,16 @@ def spans(times: StageTimes) -> tuple[Span, ...]:
             left_s = max(0.0, left_s - max(0.0, most_s))
     found, at_s = [], 0.0
     for number, (name, seconds) in enumerate(lengths):
-        at_s = max(0.0, at_s - earlier[number])
-        if times.hidden_s > 0:
-            seconds = min(seconds, times.total_s)
-            at_s = times.total_s - seconds if number == len(lengths) - 1 else min(at_s, times.total_s - seconds)
+        at_s, seconds = max(0.0, at_s - earlier[number]), min(seconds, times.total_s)
+        at_s = times.total_s - seconds if number == len(lengths) - 1 else min(at_s, times.total_s - seconds)
+        found.append(Span(name, at_s, seconds))
+        at_s += seconds
+    return tuple(found)
+
+
+def _in_turn(lengths: Sequence[tuple[str, float]]) -> tuple[Span, ...]:
+    found, at_s = [], 0.0
+    for name, seconds in lengths:
         found.append(Span(name, at_s, seconds))
         at_s += seconds
     return tuple(found)
