@@ -16,6 +16,7 @@ SURE = 0.9
 BLOCKS = 5
 FINE = 0.01
 """A noise below this is worth another digit."""
+LIKELY = 0.95
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,19 @@ class Versus:
 
     def __str__(self) -> str:
         return f"{self.ratio}" + ("" if self.is_sure else ", no difference within the noise")
+
+
+def interval(values: Sequence[float], share: float = LIKELY) -> tuple[float, float]:
+    """Where the median is of what these were drawn from, with this certainty; all of them where there are too few.
+
+    So many of them lie below it as heads fall when a coin is tossed for each: which ranks it is between.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, left = 0.0, 0
+    while left < (count - 1) // 2:
+        outside += 2 * math.comb(count, left) / 2**count
+        if outside > 1 - share:
+            break
+        left += 1
+    first = max(0, left - 1)
+    return ordered[first], ordered[count - 1 - first]

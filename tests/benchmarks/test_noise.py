@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.noise import Figure, Versus
+from benchmarks.noise import Figure, Versus, interval
 
 
 def test_a_figure_is_a_median_with_its_noise() -> None:
@@ -49,3 +49,14 @@ def test_a_drifting_machine_slows_both_down(chance: random.Random, better: float
     assert found.is_sure
     assert found.ratio.value == pytest.approx(better, rel=0.11)
     assert not Versus.of(theirs, theirs).is_sure
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_is_said() -> None:
+    draw, held = random.Random(1), 0
+    for _ in range(1000):
+        low, high = interval([draw.gauss(5.0, 1.0) for _ in range(20)])
+        held += low <= 5.0 <= high
+    assert 940 <= held <= 985
+    assert interval([2.0]) == (2.0, 2.0)
+    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)  # too few to leave any out
+    assert interval([float(n) for n in range(50)]) == (17.0, 32.0)
