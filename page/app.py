@@ -31,7 +31,7 @@ FIRST_ROWS, LIVE_ROWS = 50, 20
 """Requests that the first frame brings, and every other one: of a fast program the last ones."""
 STATE_S, ROWS_S = 1.0, 0.2
 """How often everything that is no request is looked at, and the requests, however many pages are open ..."""
-SHARE = 0.005
+SHARE = 0.004
 """... and so seldom that either takes no more of a core: on a slow device a look costs more, so there are fewer."""
 TRACES_PER_S, TRACES_S = 0.5, 4.0
 """How many traces are made a second, and for how many seconds' worth at once: one of 1,000 requests takes a while."""

@@ -84,7 +84,7 @@ def test_a_look_that_costs_much_is_taken_so_seldom_that_it_has_its_share(
     (frame,) = opened(program, monkeypatch)
     ends = program.now + 1000
     while program.now < ends:
-        program.now += 0.5
+        program.now += 0.05
         frame()
     assert 0.9 * SHARE <= program.looks * costs_s / 1000 <= 1.1 * SHARE
 
