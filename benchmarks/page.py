@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -220,7 +221,7 @@ def measure_edge(options: argparse.Namespace) -> None:
             return Used.of("self", page.thread_id or 0).block(before, seconds, seconds)
 
         block(MOST)
-        found = in_rounds(options.rounds, {name: lambda n=n: block(n) for name, n in PAGES.items()})
+        found = in_rounds(options.rounds, {name: partial(block, n) for name, n in PAGES.items()})
     seconds = [each for block in found[NONE] for each in block.seconds]
     processor_s = statistics.median(block.processor_s for block in found[NONE])
     print(f"{options.model}, edge, cut in the middle: {options.rounds} rounds of {options.count} inferences each way")
@@ -308,9 +309,10 @@ def measure_cloud(options: argparse.Namespace) -> None:
             some.ask(options.seconds)
             return Used.of(process, thread).block(before, some.seconds, some.away)
 
-        ways = {NONE: lambda: block(shown.process.pid, 0), TWENTY: lambda: block(shown.process.pid, MOST)}
+        pid = shown.process.pid
+        ways: dict[str, Callable[[], Block]] = {NONE: partial(block, pid, 0), TWENTY: partial(block, pid, MOST)}
         if bare is not None:
-            ways["none, a cloud without"] = lambda: block(bare.process.pid, 0)
+            ways["none, a cloud without"] = partial(block, bare.process.pid, 0)
         for way in ways.values():
             way()
         found = in_rounds(options.rounds, ways)

@@ -52,13 +52,24 @@ class Seen:
         return f"| {self.count} | {self.after_s:.0f} s | {sizes} |"
 
 
+def end_of_input() -> threading.Event:
+    """Is set once there is no more."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ended
+
+
 def be_edge(model: str, cache: Path) -> None:
     """Serve a page on a free port, which is told, and answer until standard input ends."""
     with ec.Edge(model, cloud=None, cache_dir=cache, threads=1) as edge:
         page = Page(EdgeView(edge.client), "127.0.0.1")
         print(page.open(0), flush=True)
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        ended = end_of_input()
         x = edge.client.prepared.edge.network.example.array
         while not ended.is_set():
             edge.client.infer(x)
@@ -68,8 +79,7 @@ def be_edge(model: str, cache: Path) -> None:
 def ask(model: str, port: int, edges: int) -> None:
     """Ask a cloud until standard input ends; 1 where an answer was wrong."""
     subject = Subject(model, 0)
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    ended = end_of_input()
     while not ended.is_set():
         found = [Edge(subject, ("127.0.0.1", port), seed) for seed in range(edges)]
         threads = [threading.Thread(target=edge.run, args=(EACH_S, None)) for edge in found]
