@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from hpack.exceptions import HPACKError
+
 from benchmarks.hostile.attacks import encode
-from benchmarks.hostile.http2_frames import Flag, Kind, Setting, called, listed, pack, said
+from benchmarks.hostile.http2_frames import Flag, Kind, Setting, called, frames_in, listed, pack, said
 from benchmarks.hostile.http2_frames import data_of as message
 from benchmarks.hostile.site import QUICK, UNPACED, Row, Site, raw, site, soon, watched
 from edgecloud.net.calls import PATH
@@ -33,6 +35,7 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "a TLS handshake": (b"\x16\x03\x01\x02\x00\x01\x00" + bytes(500), b"TLS handshake"),
     "frames without gRPC": (b"ECCI\x01\x01" + bytes(14), b"--transport grpc"),
     "garbage behind the preface": (PREFACE + b"\xff" * 2000, b"PROTOCOL"),
+    "another method": (called(PATH[:-1] + "x"), b"no such method"),
     "garbage in the stream": (START + message(os.urandom(500)), b"BAD_MAGIC"),
     "a HELLO header of 2 GiB": (START + message(pack_prefix(FrameType.HELLO, 1 << 31, 0)), b"TOO_LARGE"),
     "a PROBE of 64 MiB before HELLO": (START + message(pack_prefix(FrameType.PROBE, 10, 64 << 20)), b"PROTOCOL"),
@@ -107,8 +110,15 @@ def _provoke(near: Site, row: Row, data: bytes, words: bytes) -> None:
         with contextlib.suppress(OSError):
             sock.sendall(data)
         began = time.monotonic()
-        found = end_of(sock)
+        found = _read(end_of(sock))
         row.count("as expected" if words in found else repr(found[-60:]), ["as expected"], time.monotonic() - began)
+
+
+def _read(found: bytes) -> bytes:
+    """What was said, with what its headers say, which are packed."""
+    with contextlib.suppress(ValueError, struct.error, HPACKError):  # it may be another protocol
+        return b" ".join([found, *(payload for kind, payload in frames_in(found) if kind == Kind.HEADERS)])
+    return found
 
 
 def _silent(there: Site, near: Site) -> Row:
