@@ -208,7 +208,7 @@ def _keep_only(sock: socket.socket) -> socket.socket:
 
 def _serve(sock: socket.socket, work: Work) -> None:
     """Fork for each wish; end, with what is being loaded, when the cloud does."""
-    while data := sock.recv(MESSAGE_BYTES):
+    while data := _received(sock, MESSAGE_BYTES):
         name, threads, priority = json.loads(data)
         ended, ends = os.pipe()  # the second is the child's, and so closes with it
         try:
@@ -233,11 +233,19 @@ def _serve(sock: socket.socket, work: Work) -> None:
             return
 
 
+def _received(sock: socket.socket, count: int, flags: int = 0) -> bytes:
+    """What the cloud says; nothing where it has ended, also where it was killed before it had read what we said."""
+    try:
+        return sock.recv(count, flags)
+    except ConnectionResetError:
+        return b""
+
+
 def _wait(sock: socket.socket, pid: int, ended: int) -> bool:
     """Wait for a load to end; False where the cloud has ended before."""
     either: list[Any] = [ended, sock]
     ready = select.select(either, [], [])[0]
-    is_gone = ended not in ready and not sock.recv(1, socket.MSG_PEEK)  # else it is the next wish
+    is_gone = ended not in ready and not _received(sock, 1, socket.MSG_PEEK)  # else it is the next wish
     if is_gone:
         os.kill(pid, signal.SIGKILL)
     os.close(ended)

@@ -2,6 +2,9 @@
 
 import os
 import resource
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +28,7 @@ from edgecloud.net.tensors import Array
 from edgecloud.server.budget import WINDOW_S, LoadBudget
 from edgecloud.server.cloud_config import CloudConfig
 from edgecloud.server.digests import Known, KnownDigests
-from edgecloud.server.loader import Loader, NoRoomError, Wish, is_possible
+from edgecloud.server.loader import Loader, NoRoomError, Wish, _wait, is_possible
 from edgecloud.server.model_cache import MAX_LOADING, Networks
 from edgecloud.server.requests import RequestError
 from edgecloud.utils.deadline import Deadline
@@ -285,3 +288,17 @@ def test_a_load_that_takes_for_ever_is_ended_and_the_next_one_goes_on() -> None:
             loader.load(Wish("quick", 1), LONG_S, is_behind=False)
     finally:
         loader.close()
+
+
+def test_what_is_being_loaded_ends_with_a_cloud_that_was_killed_before_it_had_read_all() -> None:
+    """It went on alone: what the kernel says then is a reset and not an end."""
+    ours, clouds = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ended, ends = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({LONG_S})"], pass_fds=[ends])
+    os.close(ends)
+    with closing(ours):
+        ours.send(b"never read")
+        clouds.close()
+        assert not _wait(ours, child.pid, ended)
+    assert not is_running(child.pid)
+    child.wait()
