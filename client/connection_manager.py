@@ -768,7 +768,8 @@ class ConnectionManager:
             if tries > RETRIES or not self._budget.allows or self._breaker.is_open:
                 return None
         if refusal is not None:
-            return busy_pause_s(refusal.retry_after_s) if refusal.code == "BUSY" else None
+            is_soon = refusal.code == "BUSY" and refusal.retry_after_s <= MOST_BUSY_S  # else it has nobody who computes
+            return busy_pause_s(refusal.retry_after_s) if is_soon else None
         return retry_pause_s(tries) if isinstance(error, PeerClosedError) else None
 
     def give_up(self, why: str) -> None:

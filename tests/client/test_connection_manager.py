@@ -8,7 +8,7 @@ import pytest
 
 from edgecloud.client import connection_manager as module
 from edgecloud.client.connection_manager import ConnectionConfig, ConnectionManager
-from edgecloud.client.fallback import REFUSALS
+from edgecloud.client.fallback import MOST_BUSY_S, REFUSALS
 from edgecloud.client.handshake import RefusedError
 from edgecloud.client.multiplexed import Request
 from edgecloud.engine.identity import hello_of
@@ -108,3 +108,11 @@ def test_a_cloud_that_only_refuses_is_left_alone_and_connected_to_later(network:
             ask()
             manager.on_success()
             assert (cloud.greeted, manager.reconnects, manager.is_left_alone) == (2, 1, False)
+
+
+def test_a_cloud_that_names_a_long_pause_is_not_waited_for(network: Callable[[str], TorchNetwork]) -> None:
+    """A gateway without workers says when one may have come; the edge computes meanwhile, and does not wait."""
+    found = network("le_net")
+    with closing(ConnectionManager(ConnectionConfig(("127.0.0.1", 1)), [hello_of(found)], {})) as manager:
+        refused = [RefusedError(Error("BUSY", "no worker", 1, seconds)) for seconds in (0.25, MOST_BUSY_S, 10.0)]
+        assert [manager.on_failure(error, 1) for error in refused] == [0.25, MOST_BUSY_S, None]
