@@ -36,6 +36,7 @@ from benchmarks.losses import HOST, Counts, Question, ask, greeted, network_of, 
 from benchmarks.noise import Figure
 from edgecloud.client.subprocesses import LISTENING
 from edgecloud.engine.answers import matches
+from edgecloud.net.connection import Connection
 from edgecloud.server import health
 from edgecloud.utils.commands import ROOT
 from edgecloud.utils.deadline import Deadline
@@ -159,25 +160,31 @@ class Asking:
         for thread in self.threads:
             thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is asked."""
+        return self.done >= self._most or time.monotonic() > self._until
+
     def _run(self) -> None:
-        while self.done < self._most and time.monotonic() < self._until:
-            counts = Counts()
+        while not self.is_over:
             try:
                 with greeted(self._port, self._question) as connection:
                     for _ in range(EACH):
-                        ask(connection, self._question, counts)
-                        with self._lock:
-                            self.done += 1
-                            is_over = self.done >= self._most or time.monotonic() > self._until
-                        if is_over:
+                        self._ask(connection)
+                        if self.is_over:
                             break
             except AppError as error:
-                counts.lost.append(str(error))
-            with self._lock:
-                self.counts.right += counts.right
-                self.counts.wrong += counts.wrong
-                self.counts.refused += counts.refused
-                self.counts.lost += counts.lost
+                with self._lock:
+                    self.counts.lost.append(str(error))
+
+    def _ask(self, connection: Connection) -> None:
+        counts = Counts()
+        ask(connection, self._question, counts)
+        with self._lock:
+            self.done += 1
+            self.counts.right += counts.right
+            self.counts.wrong += counts.wrong
+            self.counts.refused += counts.refused
 
 
 def started_gateway() -> dict[str, object]:
@@ -205,17 +212,15 @@ def memory(path: Path, most: int, minutes: float) -> list[list[str]]:
     pid, port = int(state["pid"]), int(state["port"])
     asking = Asking(port, whole(network_of("le_net")), int(state["done"]), most, time.monotonic() + 60 * minutes)
     marks = [mark for mark in MARKS if mark > int(state["done"])]
+    before = state["counts"]
     while any(thread.is_alive() for thread in asking.threads):
-        time.sleep(0.02)
+        time.sleep(0.05)
         if marks and asking.done >= marks[0]:
             state["seen"].append([marks.pop(0), rss_of(pid), open_files(pid)])
-            print(state["seen"][-1], file=sys.stderr)
-    counts = asking.counts
-    before = state["counts"]
-    state["counts"] = [before[0] + counts.right, before[1] + counts.wrong, before[2] + counts.refused]
-    state["counts"].append(before[3] + len(counts.lost))
-    state["done"] = asking.done
-    path.write_text(json.dumps(state))
+        counts = asking.counts
+        now = (counts.right, counts.wrong, counts.refused, len(counts.lost))
+        state["done"], state["counts"] = asking.done, [a + b for a, b in zip(before, now, strict=True)]
+        path.write_text(json.dumps(state))
     print(state, file=sys.stderr)
     if asking.done < most:
         return []

@@ -18,7 +18,7 @@ from edgecloud.net import plain_pickle
 from edgecloud.net.frames import PREFIX_BYTES, FrameType, Limits, Prefix, parse_prefix
 
 CHUNK = 1 << 16
-LOOK_S = 0.005
+LOOK_S, ACCEPT_S = 0.02, 0.5
 SENDING, COMPUTING, ANSWERING, LOADING = "sending", "computing", "answering", "loading"
 
 
@@ -56,6 +56,12 @@ class Worker:
         """Whether it has not ended; one that is stopped has not."""
         return state_of(self.pid) not in "ZX"
 
+    def refuse(self) -> None:
+        """Nobody listens there any more."""
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # who waits there for a connection wakes up
+        self.listener.close()
+
 
 def state_of(pid: int) -> str:
     """The letter of the kernel; X where there is no such process."""
@@ -90,7 +96,7 @@ class Taps:
         self._is_closed.set()
         self._thread.join()
         for worker in self._workers.values():
-            worker.listener.close()
+            worker.refuse()
 
     # --- workers
 
@@ -104,11 +110,11 @@ class Taps:
                         self._workers[pid] = worker
                     threading.Thread(target=self._accept, args=(worker,), daemon=True).start()
             for worker in self._workers.values():
-                if not worker.is_running:  # nobody listens there any more
-                    worker.listener.close()
+                if not worker.is_running:
+                    worker.refuse()
 
     def _accept(self, worker: Worker) -> None:
-        worker.listener.settimeout(LOOK_S)
+        worker.listener.settimeout(ACCEPT_S)
         while not self._is_closed.is_set():
             try:
                 near, _ = worker.listener.accept()

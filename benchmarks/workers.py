@@ -1,24 +1,24 @@
-"""A gateway and its workers: throughput, what the gateway adds, and workers that are killed or stopped.
+"""A gateway and its workers: throughput, what the gateway adds, and workers that come and go.
 
-    python -m benchmarks.workers [throughput] [gateway] [lost] [scale]
+    python -m benchmarks.workers [throughput|throughput-1|throughput-8] [gateway] [scale [10]] [warm]
 
 Throughput: edges keep a gateway busy whose workers have a share of a core each, emulated with SIGSTOP and SIGCONT
-in turns, so that two cores can show four of them. Gateway: the same request, of about 200 KB and with little to
-compute, in turns over a gateway with one worker, to a cloud without, and to that over a relay that reads nothing but
-lengths (benchmarks.bare_relay), which no gateway in Python can be quicker than; then as many answers as each gives.
-Lost: a worker is killed, or stopped, at five stages of a request, while other edges go on; every answer is compared
-with the network's.
+in turns, so that two cores can show four of them; throughput-1 and throughput-8 are its halves, by the size of a batch.
+Gateway: the same request, of about 200 KB and with little to compute, in turns over a gateway with one worker, to a
+cloud without, and to that over a relay that reads nothing but lengths (benchmarks.bare_relay), which no gateway in
+Python can be quicker than; then as many answers as each gives. Scale: from one worker to four and back, again and
+again, under 16 edges that ask up to twenty times a second each; every answer is compared with the network's. With
+`warm` programs start as in the tests, without loading torch. Workers that are lost: benchmarks.losses.
 """
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ from edgecloud.server.worker_flags import arguments_of
 from edgecloud.utils.deadline import Deadline
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.units import format_seconds
+from tests import warm
 
 LOCAL = "127.0.0.1"
 MODEL, SMALL = "alex_net", "le_net"
@@ -54,7 +55,10 @@ BOUNDARY, SMALL_BYTES = range(100_000, 250_000), 50_000
 SHARE, PERIOD_S = 0.2, 0.02
 WARM_S, MEASURE_S = 5.0, 8.0
 TURNS = 400
-STAGES = ("loading", "sending", "computing", "answering", "idle")
+EDGES, PAUSE_S = 16, 0.05
+BATCHES = {"throughput": (1, 8), "throughput-1": (1,), "throughput-8": (8,)}
+WARM = "warm"
+"""Programs start without loading torch, as in the tests."""
 EACH = 4
 
 
@@ -274,10 +278,10 @@ def throughput(cache: Path, request: Request, count: int, batch: int) -> tuple[f
     return rate, used
 
 
-def throughput_rows(cache: Path) -> list[list[str]]:
+def throughput_rows(cache: Path, batches: Sequence[int]) -> list[list[str]]:
     request = tail_of(network_of(MODEL))
     rows = []
-    for batch in (1, 8):
+    for batch in batches:
         one = one_s = 0.0
         for count in (1, 2, 4):
             rate, used = throughput(cache, request, count, batch)
@@ -368,7 +372,7 @@ def gateway_rows(cache: Path) -> list[list[str]]:
     return rows
 
 
-# --- workers that are lost
+# --- edges that look
 
 
 @dataclass
@@ -381,11 +385,12 @@ class Watched:
     lost: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     _is_over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, port: int, request: Request, expected: Array) -> None:
         try:
             with greeted(port, request) as (connection, _):
-                while not self._is_over.is_set():
+                while not self._is_over.wait(PAUSE_S):
                     self.ask(connection, request, expected)
         except AppError as error:
             self.lost.append(str(error))
@@ -398,11 +403,13 @@ class Watched:
         except AppError as error:
             if not error.refusal:
                 raise
-            self.refused += 1
+            with self._lock:
+                self.refused += 1
             return
         is_right = np.allclose(got, expected, rtol=1e-3, atol=1e-3)
-        self.right += is_right
-        self.wrong += not is_right
+        with self._lock:
+            self.right += is_right
+            self.wrong += not is_right
         self.seconds.append(time.perf_counter() - began)
 
     def finish(self, threads: Sequence[threading.Thread]) -> None:
@@ -411,69 +418,11 @@ class Watched:
             thread.join()
 
 
-def lost_row(cloud: CloudProcess, request: Request, stage: str, number: signal.Signals, times: int) -> list[str]:
-    """Lose a worker so many times at a stage of one request, beside edges that go on."""
-    with torch.no_grad():
-        expected = np.asarray(request.network.loaded.model(torch.from_numpy(request.array)))
-    others, mine = Watched(), Watched()
-    threads = [threading.Thread(target=others.run, args=(cloud.port, request, expected)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    rng = random.Random(stage)
-    for _ in range(times):
-        lost_before = await_workers(cloud, 2)
-        time.sleep(3.0)  # both hold the network again
-        victim = rng.choice(workers_of(cloud))
-        with greeted(cloud.port, request) as (connection, _):
-            typical_s = median(others.seconds[-50:] or [0.1])
-            delays = {
-                "loading": 0.0,
-                "sending": 0.0005,
-                "computing": typical_s / 2,
-                "answering": typical_s,
-                "idle": 0.0,
-            }
-            timer = threading.Timer(delays[stage], _send, (victim, number))
-            if stage == "loading":
-                _send(victim, number)
-            elif stage == "idle":
-                _send(victim, number)
-                time.sleep(0.5)
-            else:
-                timer.start()
-            mine.ask(connection, request, expected)
-        await_workers(cloud, 2, lost_before + 1)
-    others.finish(threads)
-    lost = len(mine.lost) + len(others.lost)
-    ordered = sorted(others.seconds)
-    p99 = ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0.0
-    answers = f"{mine.right} of {times}", str(others.right), str(mine.wrong + others.wrong), str(lost)
-    return [number.name, stage, *answers, str(mine.refused + others.refused), format_seconds(p99)]
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    os.kill(pid, number)
-
-
-def lost_rows(cache: Path, times: int) -> list[list[str]]:
-    network = network_of(SMALL)
-    graph = network.graph
-    request = Request(network, [[1, len(graph.layers)]], np.asarray(network.example.tensor))
-    rows = []
-    with running_cloud(cache, "--workers", "2", "--threads", "1", "--models", SMALL, "--quiet") as cloud:
-        await_workers(cloud, 2)
-        for number in (signal.SIGKILL, signal.SIGSTOP):
-            for stage in STAGES:
-                rows.append(lost_row(cloud, request, stage, number, times))
-                print(rows[-1], file=sys.stderr)
-    return rows
-
-
 # --- scaling
 
 
 def scale_rows(cache: Path, times: int) -> list[list[str]]:
-    """From one worker to four and back, with edges that never pause."""
+    """From one worker to four and back, again and again; every time all edges get answers."""
     network = network_of(SMALL)
     request = Request(network, [[1, len(network.graph.layers)]], np.asarray(network.example.tensor))
     with torch.no_grad():
@@ -486,16 +435,22 @@ def scale_rows(cache: Path, times: int) -> list[list[str]]:
     serving = threading.Thread(target=gateway.server.serve)
     serving.start()
     watched = Watched()
-    threads = [threading.Thread(target=watched.run, args=(port, request, expected)) for _ in range(16)]
+    threads = [threading.Thread(target=watched.run, args=(port, request, expected)) for _ in range(EDGES)]
     try:
         for thread in threads:
             thread.start()
         for _ in range(times):
             for wanted in (4, 1):
                 placement.wanted = wanted
+                deadline = soon()
                 while gateway.fleet.well != wanted:
+                    deadline.remaining()
                     time.sleep(0.1)
-                time.sleep(1.0)
+                until = watched.right + 5 * EDGES
+                while watched.right < until:
+                    deadline.remaining()
+                    time.sleep(0.1)
+                print(wanted, watched.right, watched.lost, file=sys.stderr)
     finally:
         watched.finish(threads)
         gateway.server.stop()
@@ -503,36 +458,35 @@ def scale_rows(cache: Path, times: int) -> list[list[str]]:
         gateway.close()
     now = gateway.fleet.load_now()
     counts = (watched.right, watched.wrong, len(watched.lost), watched.refused, now.repeats)
-    return [[f"1-4-1, {times} times, 16 edges", *map(str, counts)]]
+    return [[f"1-4-1, {times} times, {EDGES} edges", *map(str, counts)]]
+
+
+def throughput_table(name: str, cache: Path, batches: Sequence[int]) -> None:
+    """Measure and write it."""
+    write_table(
+        f"workers_{name}",
+        "Workers: throughput",
+        ["what", "workers", "answers a second", "of linear", "by core used", "core of each"],
+        throughput_rows(cache, batches),
+        [f"Each worker has {SHARE:.0%} of a core, emulated; edges, gateway and workers share the machine."],
+    )
 
 
 def main(argv: list[str]) -> int:
     """Measure what is asked for, and write benchmarks/results/workers_*.md."""
-    wanted = [each for each in argv if not each.isdecimal()] or ["throughput", "gateway", "lost", "scale"]
+    wanted = [each for each in argv if not each.isdecimal() and each != WARM] or ["throughput", "gateway", "scale"]
     times = next((int(each) for each in argv if each.isdecimal()), EACH)
     with TemporaryDirectory() as folder:
         cache = Path(folder)
         made: dict[str, Callable[[], None]] = {
-            "throughput": lambda: write_table(
-                "workers_throughput",
-                "Workers: throughput",
-                ["what", "workers", "answers a second", "of linear", "by core used", "core of each"],
-                throughput_rows(cache),
-                [f"Each worker has {SHARE:.0%} of a core, emulated; edges, gateway and workers share the machine."],
-            ),
+            name: partial(throughput_table, name, cache, batches) for name, batches in BATCHES.items()
+        } | {
             "gateway": lambda: write_table(
                 "workers_gateway",
                 "Workers: what the gateway adds",
                 ["what", "no workers", "with it", "difference"],
                 gateway_rows(cache),
                 ["All run at once and are asked in turns."],
-            ),
-            "lost": lambda: write_table(
-                "workers_lost",
-                "Workers that are lost",
-                ["signal", "stage", "answered", "by others", "wrong", "lost", "refused", "p99 of others"],
-                lost_rows(cache, times),
-                ["Two workers; refused: the edge answers by itself."],
             ),
             "scale": lambda: write_table(
                 "workers_scale",
@@ -542,8 +496,9 @@ def main(argv: list[str]) -> int:
                 ["Workers that are not wanted any more finish what they have."],
             ),
         }
-        for name in wanted:
-            made[name]()
+        with warm.Starter().at_work() if WARM in argv else nullcontext():
+            for name in wanted:
+                made[name]()
     return 0
 
 
