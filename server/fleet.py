@@ -326,6 +326,11 @@ class Fleet:
         with self._lock:
             return not member.is_up or (member.is_quiet and any(each.is_well for each in self._members.values()))
 
+    def has_another(self, avoid: Collection[str]) -> bool:
+        """Whether there is a worker that may be asked and is none of these, which may have left by now."""
+        with self._lock:
+            return any(member.name not in avoid for member in self._askable())
+
     def _askable(self) -> list[Member]:
         """Those that are well, else those that are only late: where all are, it is the machine. The lock is held."""
         well = [member for member in self._members.values() if member.is_well]

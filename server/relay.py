@@ -463,7 +463,7 @@ class Relay:
         """A worker refuses one request. Where it only has too much to do another one may have less."""
         pending.failed_on.add(member.name)
         pending.tries += 1
-        if error.code == "BUSY" and pending.tries < TRIES and self.fleet.well > len(pending.failed_on):
+        if error.code == "BUSY" and pending.tries < TRIES and self.fleet.has_another(pending.failed_on):
             threading.Thread(target=self.submit, args=(pending,), name="asks another worker", daemon=True).start()
         else:
             pending.fail(_told(error))

@@ -144,6 +144,30 @@ def test_a_request_whose_worker_is_lost_is_answered_by_another(
         edge.answered()
 
 
+def test_what_a_worker_that_leaves_has_not_begun_is_answered_by_the_one_that_stays(
+    fleet: Fleetlet, le_net: TorchNetwork
+) -> None:
+    """The one that left counted as one that could be asked, and the edge was told BUSY."""
+
+    def leave(_: Scripted, connection: Connection, frame: Frame) -> bool:
+        assert fleet.gateway is not None
+        known = fleet.gateway.fleet
+        fleet.forget("leaving")
+        until(lambda: known.well == 1)
+        connection.send(Error("BUSY", "the cloud is stopping", frame.read(Infer).id), soon())
+        return True
+
+    leaving = fleet.scripted("leaving", leave, READY)
+    port = fleet.open()
+    with caller(port, le_net) as edge:
+        fleet.worker("staying", le_net)
+        assert fleet.gateway is not None
+        known = fleet.gateway.fleet
+        until(lambda: known.well == 2)
+        assert edge.answered().id == 1
+        assert len(leaving.requests()) == 1
+
+
 def test_a_worker_that_hangs_costs_no_answer_and_its_late_one_is_dropped(
     fleet: Fleetlet, le_net: TorchNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
