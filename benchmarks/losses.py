@@ -27,12 +27,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import torch
 
 from benchmarks.clouds import CloudProcess, running_cloud
-from benchmarks.fingerprint import write_table
+from benchmarks.fingerprint import RESULTS, write_table
 from benchmarks.memory_group import MemoryGroup
 from benchmarks.taps import ANSWERING, COMPUTING, LOADING, SENDING, Taps, Trap, Worker, await_state, state_of
 from edgecloud.engine.identity import hello_of
@@ -384,7 +385,7 @@ class Site:
 
 def measure(path: Path, wanted: Sequence[tuple[str, str]], times: int, until: float) -> int:
     """Do what is not done yet, as long as there is time; returns how many trials missed their stage."""
-    missed, folder = 0, path.resolve().with_suffix(".cache")  # layers are measured once
+    missed, folder = 0, Path(gettempdir()) / "edge-cloud-losses"  # layers are measured once
     folder.mkdir(exist_ok=True)
     while time.monotonic() < until and (left := _left(read(path), wanted, times)):
         with ExitStack() as stack:
@@ -459,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--trials", type=Path, default=Path("losses.jsonl"), help="where trials are written down")
+    parser.add_argument("--trials", type=Path, default=RESULTS / "losses.jsonl", help="where trials are written down")
     parser.add_argument("--warm", action="store_true", help="workers are copies of a process that has loaded torch")
     parser.add_argument("--results", default="losses")
     options = parser.parse_args(argv)
@@ -470,6 +471,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trials = read(options.trials)
     pairs = dict.fromkeys((each.kind, each.stage) for each in trials)
     rows = [row_of(*pair, [each for each in trials if (each.kind, each.stage) == pair]) for pair in pairs]
+    for kind in dict.fromkeys(each.kind for each in trials):
+        rows.append(row_of(kind, "all", [each for each in trials if each.kind == kind]))
     write_table(options.results, "Workers that are lost", HEAD, rows, NOTES)
     print(f"{missed} trials of this run missed their stage", file=sys.stderr)
     return int(any(each.wrong or each.lost or each.others.wrong or each.others.lost for each in trials))
