@@ -300,12 +300,14 @@ class Site:
         worker.kept.append(group)
         self._groups.append(group)
 
-    def _remove_groups(self) -> None:
-        for group in self._groups:
+    def _remove_groups(self, *, only_ended: bool = False) -> None:
+        for group in [each for each in self._groups if not only_ended or state_of(each.pid) in "ZX"]:
             group.close()
+            self._groups.remove(group)
 
     def await_workers(self, least: int = WORKERS) -> None:
         """Wait until so many are well and have taps, and have what is asked for."""
+        self._remove_groups(only_ended=True)
         deadline = soon(REPLACED_S)
         while deadline.remaining():
             with suppress(AppError):

@@ -63,7 +63,7 @@ class MemoryGroup:
         found = find()
         if found is None:
             raise AppError("no control group with a memory limit can be made here (root is needed)")
-        top, self._files = found
+        self.pid, (top, self._files) = pid, found
         self._path = top / f"ecci{os.getpid()}-oom-{pid}"
         self._path.mkdir()
         self._hog = subprocess.Popen([sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
