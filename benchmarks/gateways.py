@@ -25,6 +25,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,8 +80,8 @@ class Edges:
     def __init__(self, port: int, folder: Path, stack: ExitStack) -> None:
         self._net = ec.load("le_net")
         self._expected = whole(network_of("le_net")).expected
-        make = lambda: ec.Edge(self._net, f"{HOST}:{port}", point=0, cache_dir=folder)  # noqa: E731
-        self._edges = [stack.enter_context(make()) for _ in range(EDGES)]
+        place = f"{HOST}:{port}"
+        self._edges = [stack.enter_context(ec.Edge(self._net, place, point=0, cache_dir=folder)) for _ in range(EDGES)]
 
     def ask(self, count: int) -> tuple[dict[str, int], float]:
         """So many inferences: how often each side has completed them, with wrong answers, and the longest time."""
@@ -160,18 +161,17 @@ class Asking:
         for thread in self.threads:
             thread.start()
 
-    @property
     def is_over(self) -> bool:
         """Whether nothing more is asked."""
         return self.done >= self._most or time.monotonic() > self._until
 
     def _run(self) -> None:
-        while not self.is_over:
+        while not self.is_over():
             try:
                 with greeted(self._port, self._question) as connection:
                     for _ in range(EACH):
                         self._ask(connection)
-                        if self.is_over:
+                        if self.is_over():
                             break
             except AppError as error:
                 with self._lock:
@@ -187,7 +187,7 @@ class Asking:
             self.counts.refused += counts.refused
 
 
-def started_gateway() -> dict[str, object]:
+def started_gateway() -> dict[str, Any]:
     """One that outlives this process."""
     folder = mkdtemp()
     flags = ["--workers", "1", "--threads", "1", "--models", "le_net", "--quiet", "--cache-dir", folder]
@@ -208,7 +208,7 @@ def started_gateway() -> dict[str, object]:
 
 def memory(path: Path, most: int, minutes: float) -> list[list[str]]:
     """Ask as often as there is time for; rows once all is done."""
-    state = json.loads(path.read_text()) if path.exists() else started_gateway()
+    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else started_gateway()
     pid, port = int(state["pid"]), int(state["port"])
     asking = Asking(port, whole(network_of("le_net")), int(state["done"]), most, time.monotonic() + 60 * minutes)
     marks = [mark for mark in MARKS if mark > int(state["done"])]

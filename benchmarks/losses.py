@@ -38,6 +38,7 @@ from benchmarks.memory_group import MemoryGroup
 from benchmarks.taps import ANSWERING, COMPUTING, LOADING, SENDING, Taps, Trap, Worker, await_state, state_of
 from edgecloud.engine.identity import hello_of
 from edgecloud.models import inputs, registry, weights
+from edgecloud.models.network import DEFAULT
 from edgecloud.models.torch_network import TorchNetwork, prepare
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Infer, Ready, Result
@@ -103,7 +104,7 @@ def slow_in(folder: Path) -> tuple[list[str], TorchNetwork]:
     return ["--network", str(path), "--weights", f"{FILE}={file}"], network_of(str(path), str(file))
 
 
-def network_of(name: str, file: str = weights.DEFAULT) -> TorchNetwork:
+def network_of(name: str, file: str = DEFAULT) -> TorchNetwork:
     """As an edge has it."""
     entry = registry.resolve_trusted(name)
     return prepare(weights.load(entry, file), inputs.sample(entry.sample, entry.preprocess), entry.name)
