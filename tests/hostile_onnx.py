@@ -386,9 +386,12 @@ HOSTILE: dict[str, tuple[Make, str]] = {
 }
 
 
+def written(name: str) -> bytes:
+    """One of them as bytes."""
+    made = HOSTILE[name][0]()
+    return made if isinstance(made, bytes) else bytes(made.SerializeToString())
+
+
 def hostile() -> dict[str, tuple[bytes, str]]:
     """All of them as bytes."""
-    made = {name: (make(), word) for name, (make, word) in HOSTILE.items()}
-    return {
-        name: (raw if isinstance(raw, bytes) else raw.SerializeToString(), word) for name, (raw, word) in made.items()
-    }
+    return {name: (written(name), word) for name, (_, word) in HOSTILE.items()}

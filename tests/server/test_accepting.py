@@ -236,9 +236,8 @@ def test_a_network_that_gives_another_answer_than_its_edge_says_is_never_used(
 
 @pytest.mark.parametrize("name", list(hostile_onnx.HOSTILE)[::20])
 def test_graphs_that_mean_harm_are_refused_before_a_runtime_sees_them(name: str, tmp_path: Path) -> None:
-    made, _ = hostile_onnx.hostile()[name]
     path = tmp_path / "hostile.bundle"
-    path.write_bytes(sent.packed(made))
+    path.write_bytes(sent.packed(hostile_onnx.written(name)))
     with pytest.raises(ChildError):
         ChildProcess(path, 1, 1 << 30)
 
