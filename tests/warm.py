@@ -35,7 +35,16 @@ from typing import Any
 from edgecloud.utils.commands import AS_MODULE, ROOT
 
 LIBRARIES = ("scipy.optimize", "scipy.sparse", "PIL.Image", "safetensors.torch", "zstandard", "yaml", "rich.progress")
-OURS = ("client.inference", "client.points", "models.registry", "partition.decide", "server.cloud", "tasks.task_runner")
+OURS = (
+    "client.inference",
+    "client.points",
+    "engine.torch_executor",
+    "library.edge",
+    "models.torch_network",
+    "partition.decide",
+    "server.cloud",
+    "tasks.task_runner",
+)
 """What the programs load once they have read their arguments; none of it is a program."""
 THREADS = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_")
 READ_ONCE = ("COVERAGE_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TORCH", *THREADS)
