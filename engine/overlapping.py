@@ -30,8 +30,9 @@ ZSTD = (0.08e-3, 0.18e-3, 150)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
 forms of small integers, and of the compressor in addition. Packed one after the other; unpacked after a pause of 20 ms,
 as there is until the next chunk has come, which takes three times as long."""
-STEP_S = 0.12e-3
-"""Of each layer that runs by rows, for every further chunk: a call, and what is kept for the next one."""
+STEP_S = 0.25e-3
+"""Of each layer that runs by rows, for every further chunk: a call, weights that are read again, and what is kept for
+the next one (python -m benchmarks.rows: 0.12 ms where a layer has few weights, 0.5 ms of alex_net's convolutions)."""
 PIECES = 8
 """In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
 evenly."""
