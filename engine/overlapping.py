@@ -33,9 +33,9 @@ as there is until the next chunk has come, which takes three times as long."""
 STEP_S = 0.25e-3
 """Of each layer that runs by rows, for every further chunk: a call, weights that are read again, and what is kept for
 the next one (python -m benchmarks.rows: 0.12 ms where a layer has few weights, 0.5 ms of alex_net's convolutions)."""
-PIECES = 8
-"""In so many chunks a boundary is thought to come to learn what can be computed after which rows; in between it grows
-evenly."""
+PIECES = tuple(n / 32 for n in (1, 2, 4, 8, 12, 16, 20, 24, 28, 30, 31, 32))
+"""Where the chunks end in which a boundary is thought to come, to learn what can be computed after which rows; in
+between it grows evenly. What first rows need and last rows leave to do is what cannot be hidden, so these are short."""
 MOST = 16
 """Chunks of one request: more of them gain nothing that can be measured."""
 CROSSINGS_KEPT = 32
@@ -128,7 +128,7 @@ class RowsOf(Mapping[Crossing, RowShares]):
             axis = axis_of(shape)
             if axis is None:
                 return None
-            ends = sorted({round(shape[axis] * number / PIECES) for number in range(1, PIECES + 1)} - {0})
+            ends = sorted({round(shape[axis] * part) for part in PIECES} - {0})
             pieces += [Piece(layer, start, stop, axis) for start, stop in pairwise((0, *ends))]
             places += [passed + end for end in ends]
             passed += shape[axis]
