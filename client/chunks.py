@@ -65,6 +65,11 @@ class Departure:
             return ()
         return tuple(self._number(self.overlap.slices[tensor]) for tensor, _ in self.overlap.chunks())
 
+    @property
+    def until(self) -> int:
+        """The last layer that does; 0: any that can."""
+        return self.overlap.until or 0
+
     def _number(self, slices: Slices) -> int:
         return list(self.crossing).index(slices.layer)
 
@@ -114,7 +119,7 @@ def fitted(
         for each in overlap.slices
     )
     if made != overlap.slices:
-        overlap = Overlap(made, tail_rows=overlap.tail_rows)
+        overlap = Overlap(made, tail_rows=overlap.tail_rows, until=overlap.until)
     return overlap if 1 < overlap.count <= most else None
 
 

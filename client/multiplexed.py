@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -543,8 +543,9 @@ class MultiplexedClient:
         timeout_s = self._timeout_s if request.timeout_s is None else request.timeout_s
         sides = self._sides.missing(request.sides)
         names = " ".join(f"{side.kind}:{side.digest}" for side in sides)
-        cuts, rows = ((), ()) if request.departure is None else (request.departure.cuts, request.departure.rows)
-        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model, names, cuts, rows)
+        message = Infer(request.id, to_ranges(request.tail), timeout_s, request.model, names)
+        if (departure := request.departure) is not None:
+            message = replace(message, cuts=departure.cuts, rows=departure.rows, until=departure.until)
         data = [encode(np.frombuffer(side.data, np.uint8), ZSTD) for side in sides]
         self.sent_bytes += self.connection.send(message, deadline, [*request.travelling, *data])
         self._sent_until = self.connection.sent_bytes

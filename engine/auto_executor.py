@@ -296,9 +296,9 @@ class AutoExecutor:
         member = self._member(name)
         return member.run(member.load(layers), arrays)
 
-    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
         """How a tail would run by rows with what is best for it, if that can."""
-        return self._member(self.best(layers)).tail_rows(layers, pieces)
+        return self._member(self.best(layers)).tail_rows(layers, pieces, until)
 
     def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
         """How a head would run by rows with what is best for it, if that can."""

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -77,9 +78,9 @@ class Executor(Protocol):
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
 
-    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
-        """How a tail would run by rows while its inputs come in these chunks; None where that gains nothing, or cannot
-        be done. Nothing is loaded. Raises ValueError where the chunks are not all of the inputs."""
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
+        """How a tail would run by rows, up to a layer, while its inputs come in these chunks; None where that gains
+        nothing, or cannot be done. Nothing is loaded. Raises ValueError where the chunks are not all of the inputs."""
 
     def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
         """The same of a head whose outputs leave in these chunks."""
@@ -206,9 +207,10 @@ class BaseExecutor(ABC):
         """What runs segments by rows; None where this back-end does not."""
         return None
 
-    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
-        """How a tail would run by rows while its inputs come in these chunks; None where that gains nothing."""
-        return self._planned(tail_plan, layers, pieces)
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
+        """How a tail would run by rows, up to a layer, while its inputs come in these chunks; None where that gains
+        nothing."""
+        return self._planned(partial(tail_plan, until=until), layers, pieces)
 
     def head_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
         """How a head would run by rows so that its outputs leave in these chunks; None where that gains nothing."""

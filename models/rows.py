@@ -205,15 +205,23 @@ def seconds_of(plan: RowPlan, seconds: Sequence[float], step_s: float = 0.0, cal
 
 
 def tail_plan(
-    graph: LayerGraph, ops: Ops, layers: Collection[int], pieces: Sequence[Piece], least: float = LEAST
+    graph: LayerGraph,
+    ops: Ops,
+    layers: Collection[int],
+    pieces: Sequence[Piece],
+    least: float = LEAST,
+    until: int | None = None,
 ) -> RowPlan | None:
     """How a segment runs while its inputs come in chunks, in the order of `pieces`; None where nothing is gained.
 
-    A layer that is not computed by rows runs once all that it reads is whole: behind a step where that is before the
-    last one (`RowStep.whole`), else with the rest. Raises ValueError where the chunks are not all of the inputs.
+    Layers behind `until` are not computed by rows. One that is not runs once all that it reads is whole: behind a step
+    where that is before the last one (`RowStep.whole`), else with the rest. Raises ValueError where the chunks are not
+    all of the inputs.
     """
     inside = frozenset(layers)
     _check(graph, graph.inputs_of(inside), pieces)
+    if until is not None:
+        ops = {number: op for number, op in ops.items() if number <= until}
     arriving = _Arriving(graph, ops, pieces)
     for number in sorted(inside):
         arriving.follow(number, least)

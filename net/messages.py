@@ -92,6 +92,8 @@ class Infer:
     rows: Order = ()
     """Where the layers may begin with the rows that have come: of every CHUNK its tensor, in the order in which they
     come."""
+    until: int = 0
+    """The last layer that is to begin so, where it is not any that can; an older cloud begins with all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ worse than one chunk, which is what `cost.predict` gives: where less is gained t
 overlaps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import TypeAlias
 
 import numpy as np
@@ -44,6 +44,8 @@ STEPS = (1, 2, 4, 8)
 """... and by how much."""
 FEW = 9
 """Places at which a boundary may be cut, up to which all ends are tried."""
+DEPTHS = (0.25, 0.5, 0.75)
+"""Of the seconds of the layers that a tail can run by rows, where it may end to do so."""
 NO_MORE = Packed("", 0)
 Shares = tuple[tuple[float, ...], ...]
 Values = NDArray[np.float64]
@@ -185,6 +187,7 @@ class _Case:
     most: int
     head_rows: bool = False
     tail_rows: bool = False
+    until: int | None = None
 
     def passages(self, ends: Ends) -> tuple[Values, Values]:
         """Seconds of every chunk of some cases, shape (5, cases, chunks), and how many further chunks these have."""
@@ -298,7 +301,7 @@ class _Case:
             tuple(seconds / whole if whole > 0 else 0.0 for seconds, whole in zip(chunk, wholes, strict=True))
             for chunk in chunks
         ]
-        return Overlapped(times, Overlap(tuple(slices), self.head_rows, self.tail_rows), tuple(shares))
+        return Overlapped(times, Overlap(tuple(slices), self.head_rows, self.tail_rows, self.until), tuple(shares))
 
 
 def _cases(
@@ -322,25 +325,56 @@ def _cases(
     after_s = in_turn.rtt_s + in_turn.download_s
     most = [max(getattr(tensor.more, name) for tensor in tensors) for name in ("encode_s", "bytes", "decode_s")]
     further = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
-    whole = _Case(tensors, through, further, in_turn, after_s + in_turn.cloud_s, chunking.most)
-    yield whole
     lines = _lines(tensors)
-    rows = [each if each is not None and each.size == lines[-1] else None for each in by_rows]
-    tail = None if rows[1] is None else _by_rows(rows[1], [load * s for s in problem.cloud.seconds])[lines]
-    made = None if rows[0] is None else _by_rows(rows[0], problem.edge_s)[lines]
-    steps = [
-        0.0 if each is None else len(each.layers) * step_s
-        for each, step_s in zip(rows, (chunking.edge_step_s, load * chunking.cloud_step_s), strict=True)
-    ]
-    for with_head, with_tail in ((False, True), (True, False), (True, True)):
-        if (with_head and made is None) or (with_tail and tail is None):
-            continue
+    made, fed = (each if each is not None and each.size == lines[-1] else None for each in by_rows)
+    heads = [None, *_up_to(made, problem.edge_s, chunking.edge_step_s, (None,))]
+    cloud_s, step_s = [load * s for s in problem.cloud.seconds], load * chunking.cloud_step_s
+    tails = [None, *_up_to(fed, cloud_s, step_s, _depths(fed, cloud_s))]
+    for head_rows, tail_rows in product(heads, tails):
         passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
-        if with_head and made is not None:
-            passed[0], more[0] = in_turn.edge_s - made[-1] + made, steps[0]
-        if with_tail and tail is not None:
-            passed[4], more[4], left_s = tail, steps[1], max(0.0, left_s - float(tail[-1]))
-        yield _Case(tensors, passed, more, in_turn, after_s + left_s, chunking.most, with_head, with_tail)
+        if head_rows is not None:
+            grown = head_rows.seconds[lines]
+            passed[0], more[0] = in_turn.edge_s - grown[-1] + grown, head_rows.further_s
+        if tail_rows is not None:
+            grown = tail_rows.seconds[lines]
+            passed[4], more[4], left_s = grown, tail_rows.further_s, max(0.0, left_s - float(grown[-1]))
+        is_by_rows = head_rows is not None, tail_rows is not None
+        until = None if tail_rows is None else tail_rows.until
+        yield _Case(tensors, passed, more, in_turn, after_s + left_s, chunking.most, *is_by_rows, until)
+
+
+@dataclass(frozen=True, slots=True)
+class _UpTo:
+    """Layers that run by rows, up to one of them; None: all that can."""
+
+    until: int | None
+    seconds: Values
+    """That they take for 0, 1, 2, ... rows."""
+    further_s: float
+    """That every further chunk takes in addition."""
+
+
+def _depths(rows: RowShares | None, seconds: Sequence[float]) -> tuple[int | None, ...]:
+    """Up to which layers a tail may run by rows: all, and those behind which a quarter, half and three quarters of
+    their seconds are over. Layers far behind take little for long, and cost as much for every chunk."""
+    if rows is None:
+        return ()
+    layers = sorted(rows.layers)
+    done = np.cumsum([seconds[layer] for layer in layers])
+    ends = {layers[int(np.searchsorted(done, part * done[-1]))] for part in DEPTHS}
+    return (None, *sorted(ends - {layers[-1]}))
+
+
+def _up_to(
+    rows: RowShares | None, seconds: Sequence[float], step_s: float, depths: Iterable[int | None]
+) -> Iterator[_UpTo]:
+    if rows is None:
+        return
+    table = np.asarray(rows.shares, dtype=np.float64)
+    for until in depths:
+        is_in = np.array([until is None or layer <= until for layer in rows.layers])
+        taken = np.array([seconds[layer] for layer in rows.layers]) * is_in
+        yield _UpTo(until, table @ taken, step_s * int(is_in.sum()))
 
 
 def _lines(tensors: Sequence[_Tensor]) -> list[int]:
@@ -365,12 +399,6 @@ def _staged(problem: Problem, head: frozenset[int], tensors: Sequence[_Tensor], 
         made_s = whole_s if number == len(tensors) - 1 else passed_s
         line += [made_s] * (tensor.steps + (number == 0))
     return np.array(line)
-
-
-def _by_rows(rows: RowShares, seconds: Sequence[float]) -> Values:
-    """Seconds of so many rows."""
-    table, taken = np.asarray(rows.shares, dtype=np.float64), np.array([seconds[layer] for layer in rows.layers])
-    return np.asarray(table @ taken)
 
 
 @cache

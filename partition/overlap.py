@@ -66,6 +66,8 @@ class Overlap:
     layers those are."""
     tail_rows: bool = False
     """Whether the tail's first layers run on rows as they come."""
+    until: int | None = None
+    """The last of these layers; None: as many as can."""
     order: tuple[tuple[int, int], ...] = ()
     """Chunks, each by the index of its tensor in `slices` and of its slice, in the order in which they leave, where
     several tensors interleave; () is one tensor after the other."""
@@ -100,6 +102,8 @@ class Overlap:
         """As every JSON document has it, with layers by their names."""
         slices = [{"layer": name_of(each.layer), "axis": each.axis, "ends": list(each.ends)} for each in self.slices]
         shown: dict[str, object] = {"slices": slices, "head_rows": self.head_rows, "tail_rows": self.tail_rows}
+        if self.until is not None:
+            shown["until"] = name_of(self.until)
         return shown | ({"order": [list(chunk) for chunk in self.order]} if self.order else {})
 
 

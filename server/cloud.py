@@ -453,7 +453,9 @@ class Cloud:
 
     def _sink(self, asked: "Asked", request: Infer, reads: Sequence[Layer], future: "Future[Any]") -> Sink:
         """What chunks are put into: a tail that runs by rows, where the edge wants that and it gains anything."""
-        plan = asked.served.tail_rows(asked.layers, pieces_of(request, asked.inputs)) if request.rows else None
+        plan = None
+        if request.rows:
+            plan = asked.served.tail_rows(asked.layers, pieces_of(request, asked.inputs), request.until or None)
         if plan is None:
             return Whole(reads, request.cuts, lambda arrays: self._submit(asked, asked.job(arrays, future)))
 

@@ -104,10 +104,10 @@ class Served:
         with busy_without_memory():
             return self.executor.run(segment, arrays)
 
-    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
-        """How these layers run by rows while their inputs come in these chunks; None where nothing is gained. May be
-        asked by any thread."""
-        key = (layers, tuple(pieces))
+    def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None) -> RowPlan | None:
+        """How these layers run by rows, up to one of them, while their inputs come in these chunks; None where nothing
+        is gained. May be asked by any thread."""
+        key = (layers, tuple(pieces), until)
         if key not in self._row_plans:
             if len(self._row_plans) >= SEGMENTS_KEPT:
                 self._row_plans.clear()

@@ -53,11 +53,13 @@ class Compared:
         return self.executor.network.graph
 
     def tail(self, head: frozenset[int], pieces: Sequence[Piece] | None = None, seed: int = 0) -> RowPlan | None:
-        """What runs it; None where it stays whole. The chunks must stay as they are."""
-        tail = self.graph.everything - head
-        pieces = pieces or pieces_of(self.graph, self.graph.inputs_of(tail), random.Random(seed))
-        plan = self.executor.tail_rows(tail, pieces)
+        """What runs it; None where it stays whole. The chunks must stay as they are. Every other seed draws how far."""
+        tail, rng = self.graph.everything - head, random.Random(seed)
+        pieces = pieces or pieces_of(self.graph, self.graph.inputs_of(tail), rng)
+        until = rng.choice(sorted(tail)) if tail and seed % 2 else None
+        plan = self.executor.tail_rows(tail, pieces, until)
         if plan is not None:
+            assert until is None or max(plan.region, default=0) <= until
             before = {piece.layer: self.values[piece.layer].copy() for piece in pieces}
             stream = self.executor.tail_by_rows(plan)
             seconds = sum(stream.feed(chunk_of(piece, self.values)) for piece in pieces)

@@ -18,6 +18,7 @@ from edgecloud.partition.cost import (
     LATENCY,
     Chunking,
     CloudTimes,
+    Crossing,
     Link,
     Packed,
     Power,
@@ -131,12 +132,12 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
     packed = [Packed("zstd", layer.out_bytes // 2, rng.uniform(0, 0.3), rng.uniform(0, 0.3)) for layer in graph.layers]
     link = Link(graph.layers[0].out_bytes / rng.uniform(0.1, 1), 1e5, 0.02)
     ends = {point.layer: point for point in graph.points[:-1]}
-    by_rows = {
+    by_rows: dict[Crossing, RowShares] = {
         (layer,): shares(rng, range(layer + 1, rng.randrange(layer + 1, count) + 1), rows)
         for layer in ends
         if rng.random() < 0.6
     }
-    made = {
+    made: dict[Crossing, RowShares] = {
         (layer,): shares(rng, range(rng.randrange(1, layer + 1), layer + 1), rows)
         for layer in ends
         if layer and rng.random() < 0.4
@@ -150,7 +151,14 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
 
 
 def told(
-    problem: Problem, layer: int, ends: Sequence[int], *, head_rows: bool, tail_rows: bool, is_simulated: bool = True
+    problem: Problem,
+    layer: int,
+    ends: Sequence[int],
+    *,
+    head_rows: bool,
+    tail_rows: bool,
+    until: int | None = None,
+    is_simulated: bool = True,
 ) -> float:
     """The total of one way to cut a boundary, written out from the costs, by simulation or by the recursion."""
     graph, chunking, cloud, link = problem.graph, problem.chunking, problem.cloud, problem.link
@@ -164,6 +172,10 @@ def told(
 
     chunks, begin = [], 0
     made, fed = chunking.head_rows.get((layer,)), chunking.tail_rows.get((layer,))
+    if fed is not None and until is not None:
+        kept = [place for place, number in enumerate(fed.layers) if number <= until]
+        table = [tuple(row[place] for place in kept) for row in fed.shares]
+        fed = RowShares(tuple(fed.layers[place] for place in kept), tuple(table))
     for number, end in enumerate(ends):
         share, more = (end - begin) / rows, number > 0
         head = head_s if not more else 0.0
@@ -196,16 +208,18 @@ def by_brute_force(problem: Problem, layer: int) -> float:
     """The best of all ends, in one piece included."""
     rows = problem.graph.layers[layer].out_shape[2]
     assert problem.chunking is not None
+    fed = problem.chunking.tail_rows.get((layer,))
     rowwise = [
-        (head_rows, tail_rows)
+        (head_rows, tail_rows, until)
         for head_rows in {False, (layer,) in problem.chunking.head_rows}
-        for tail_rows in {False, (layer,) in problem.chunking.tail_rows}
+        for tail_rows in {False, fed is not None}
+        for until in (fed.layers if fed is not None and tail_rows else (None,))
     ]
     return min(
-        told(problem, layer, (*inner, rows), head_rows=head_rows, tail_rows=tail_rows, is_simulated=False)
+        told(problem, layer, (*inner, rows), head_rows=head_rows, tail_rows=tail_rows, until=until, is_simulated=False)
         for count in range(rows)
         for inner in itertools.combinations(range(1, rows), count)
-        for head_rows, tail_rows in rowwise
+        for head_rows, tail_rows, until in rowwise
     )
 
 
@@ -214,7 +228,7 @@ def at(problem: Problem, number: int) -> Overlapped:
 
 
 def test_the_prediction_is_what_a_simulation_of_the_chosen_chunks_gives() -> None:
-    rng, overlapping = random.Random(1), 0
+    rng, overlapping, limited = random.Random(1), 0, 0
     for _ in range(60):
         problem = drawn(rng, rng.choice([4, 9, 56]))
         for point in problem.graph.points[:-1]:
@@ -226,10 +240,13 @@ def test_the_prediction_is_what_a_simulation_of_the_chosen_chunks_gives() -> Non
             (slices,) = chosen.slices
             assert slices.layer == point.layer
             assert slices.axis == 2
-            total = told(problem, point.layer, slices.ends, head_rows=chosen.head_rows, tail_rows=chosen.tail_rows)
+            by_rows = {"head_rows": chosen.head_rows, "tail_rows": chosen.tail_rows}
+            total = told(problem, point.layer, slices.ends, **by_rows, until=chosen.until)
+            limited += chosen.until is not None
             assert found.predicted.total_s == pytest.approx(total)
             assert found.predicted.hidden_s > 0
     assert overlapping > 100
+    assert limited > 5
 
 
 @pytest.mark.parametrize(("rows", "problems", "most"), [(7, 8, 1 + 1e-9), (11, 3, 1.02)])
@@ -328,7 +345,8 @@ def test_a_branch_of_the_tail_runs_while_the_other_tensor_comes() -> None:
     problem = Problem(LayerGraph("two", layers, (4,)), [0, 0.01, 0.02, 9, 9], cloud, link, packed=packed)
     rows = RowShares((3,), (*(16 * ((0.0,),)), *(17 * ((1.0,),))))
     whole = Chunking(1e-3, 1e-3, cloud_step_s=1e-3, more=lambda *_: None)
-    plain, branching = (replace(whole, tail_rows=each) for each in ({}, {(1, 2): rows}))
+    crossing: Crossing = (1, 2)
+    plain, branching = whole, replace(whole, tail_rows={crossing: rows})
     before = overlapped(replace(problem, chunking=plain), parts_of(problem.graph, head))
     found = overlapped(replace(problem, chunking=branching), parts_of(problem.graph, head))
     assert found.overlap is not None

@@ -4,6 +4,7 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -303,6 +304,16 @@ def joined(net: ec.Network) -> list[Sent]:
         start = (0, *ENDS)[order[:place].count(tensor)]
         sent.append((Chunk(1, tensor, start), [tensors[tensor][:, :, start : start + 8]]))
     return sent
+
+
+@pytest.mark.parametrize("until", [1, 6, 10**12])
+def test_a_tail_by_rows_up_to_any_number_answers_as_the_whole_network(
+    until: int, cloud: Connection, joined: list[Sent]
+) -> None:
+    (infer, arrays), *chunks = joined
+    assert isinstance(infer, Infer)
+    send(cloud, (replace(infer, until=until), arrays), *chunks)
+    assert_right(answer(cloud), 1)
 
 
 def test_a_tail_by_rows_answers_as_the_whole_network(cloud: Connection, joined: list[Sent]) -> None:
