@@ -116,7 +116,8 @@ def chunking_for(edge: Edge, config: EdgeConfig) -> Chunking | None:
         return None
     head_rows, tail_rows = edge.row_shares
     runs_rows = edge.ready.device.startswith(CPU) and edge.ready.backend in ("", TORCH, ONNXRUNTIME)
-    return chunking_of(edge.ready.chunks, edge.executor.share, head_rows, tail_rows if runs_rows else NO_ROWS)
+    shares = edge.executor.share, edge.ready.share
+    return chunking_of(edge.ready.chunks, *shares, head_rows, tail_rows if runs_rows else NO_ROWS)
 
 
 def room_of(cloud: ConnectionManager) -> FrameLimits:

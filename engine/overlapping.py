@@ -46,18 +46,19 @@ NO_ROWS: Mapping[Crossing, RowShares] = {}
 def chunking_of(
     most: int,
     share: float = 1.0,
+    cloud_share: float = 1.0,
     head_rows: Mapping[Crossing, RowShares] = NO_ROWS,
     tail_rows: Mapping[Crossing, RowShares] = NO_ROWS,
 ) -> Chunking | None:
-    """What chunks cost an edge that has a share of a core, with a cloud that takes `most` of a request; None where that
-    is none."""
+    """What chunks cost an edge and a cloud that have a share of a core, where the cloud takes `most` of a request; None
+    where that is none."""
     if most < 2:
         return None
     return Chunking(
         edge_s=SEND_S,
         cloud_s=TAKE_S,
         edge_step_s=STEP_S / share,
-        cloud_step_s=STEP_S,
+        cloud_step_s=STEP_S / cloud_share,
         most=min(MOST, most),
         more=lambda codec, shape: further_chunk(codec, shape, share),
         head_rows=head_rows,

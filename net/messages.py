@@ -71,6 +71,8 @@ class Ready:
     """Why that computes there."""
     chunks: int = 0
     """In how many CHUNKs the tensors of one INFER may come; 0: they do not."""
+    share: SpeedValue = 1.0
+    """Of a core that each of its threads has, where something limits it: the cost of every call is divided by it."""
 
 
 @dataclass(frozen=True, slots=True)

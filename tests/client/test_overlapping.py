@@ -11,7 +11,7 @@ from torch import nn
 
 import edgecloud as ec
 from edgecloud.client.planning import chunking_for
-from edgecloud.engine.overlapping import MOST, RowsOf, chunking_of, further_chunk
+from edgecloud.engine.overlapping import MOST, STEP_S, RowsOf, chunking_of, further_chunk
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
@@ -123,3 +123,16 @@ def test_what_can_be_computed_once_one_of_several_tensors_is_there() -> None:
             RowsOf.of_heads(executor)[left, right]
         with pytest.raises(KeyError):
             RowsOf.of_tails(executor)[left, left]
+
+
+def test_calls_take_longer_where_only_a_share_of_a_core_is_there(net: ec.Network, address: str) -> None:
+    with ec.Edge(net, cloud=address, point=0, **SLOW) as edge:
+        inner, config = edge.client.prepared.edge, edge.client.config
+        assert inner.ready is not None
+        assert inner.ready.share == 1
+        chunking = chunking_for(inner, config)
+        assert chunking is not None
+        assert (chunking.cloud_step_s, chunking.edge_step_s) == (STEP_S, STEP_S / SLOW["emulate_cpu"])
+    slower = chunking_of(MOST, cloud_share=0.25)
+    assert slower is not None
+    assert (slower.cloud_step_s, slower.edge_step_s) == (4 * STEP_S, STEP_S)
