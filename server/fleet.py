@@ -72,6 +72,8 @@ class Member:
     load_again_at: float = 0.0
     """When it may be asked again, after it did not load one."""
     ways: set[Way] = field(default_factory=set)
+    ends: int = 0
+    """How often one of its links found that it had ended."""
     trial: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one request there that another worker may have died of."""
 

@@ -152,6 +152,12 @@ class Link:
         self._heard: queue.SimpleQueue[Ready | Error | None] = queue.SimpleQueue()
         self._is_greeting = self._is_abandoned = self._is_over = False
         self._connection: Connection | None = None
+        self._ends = member.ends
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker has ended since, also where this connection has not noticed it."""
+        return self._is_over or self.member.ends != self._ends
 
     # --- of a thread that has something to send
 
@@ -299,9 +305,10 @@ class Link:
         if self._connection is not None:
             self._connection.close()
         self._heard.put(None)
+        has_died = not (self._is_abandoned or self.member.is_leaving)
+        self.member.ends += has_died  # before the next trial there begins
         taken = [pending for number in numbers if (pending := self._take(number)) is not None]
         for pending in taken:
-            has_died = not (self._is_abandoned or self.member.is_leaving)
             self._relay.repeat(pending, self.member, has_died=has_died)
 
     def _hear(self, frame: Frame) -> None:
@@ -422,7 +429,7 @@ class Relay:
         member, cost_s = self.fleet.route(pending.hello, pending.layers, pending.failed_on, self._latest)
         try:
             link, _ = self._agree(member, pending.hello, pending.deadline, self._is_wanted)
-            self._begin_trial(pending, member)
+            self._begin_trial(pending, link)
             if link.send(pending, cost_s):
                 return True
         except LostError:
@@ -431,13 +438,16 @@ class Relay:
         pending.deadline.remaining()
         return False
 
-    def _begin_trial(self, pending: Pending, member: Member) -> None:
+    def _begin_trial(self, pending: Pending, link: Link) -> None:
         """One that may have ended a worker is alone of its kind where it goes, so that the next death tells who it was.
-        Raises DeadlineError."""
+        Raises DeadlineError, and LostError where the one before has ended this worker: it would be blamed for that."""
         if pending.deaths:
-            if not member.trial.acquire(timeout=pending.deadline.remaining()):
+            if not link.member.trial.acquire(timeout=pending.deadline.remaining()):
                 raise pending.deadline.passed()
-            pending.trial = member.trial
+            pending.trial = link.member.trial
+            if link.has_ended:
+                pending.end_trial()
+                raise LostError("the worker has ended")
 
     def repeat(self, pending: Pending, member: Member, *, has_died: bool) -> None:
         """A worker was lost that had this request: another one gets it."""

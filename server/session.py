@@ -58,7 +58,7 @@ class Awaited(Protocol[C]):
     """A Future, as far as it is needed of one: the answer and the seconds that it waited, or why there is none."""
 
     def add_done_callback(self, tell: Callable[[Any], object], /) -> None:
-        """Have this called when there is one, by whoever gives it."""
+        """Have this called when there is one, by the thread that gives it."""
 
     def result(self) -> tuple[C, float]:
         """Raises why there is none."""

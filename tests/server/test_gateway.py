@@ -19,7 +19,7 @@ from edgecloud.server import health
 from edgecloud.server.relay import Pending, Relayed
 from edgecloud.utils.errors import AppError, ConnectError, MismatchError
 from tests import bundles
-from tests.conftest import until
+from tests.conftest import LONG_S, until
 from tests.fleets import LOCAL, SECRET, Fleetlet, Scripted, caller, fleetlet, hello_of, soon
 from tests.net.test_sides import cut, request_of
 from tests.server import test_accepting as accepting
@@ -364,9 +364,12 @@ def test_who_was_there_when_a_worker_died_is_tried_alone_and_only_the_culprit_is
     """Three requests are with the worker that dies; one of them ends the next one too."""
     poison = np.full_like(np.asarray(le_net.example.tensor), 77.0)
 
+    others_are_there = threading.Event()
+
     def gather(worker: Scripted, _connection: Connection, _frame: Frame) -> bool:
         if len(worker.requests()) < 3:
             return True
+        others_are_there.wait(LONG_S)
         worker.close()
         return False
 
@@ -379,16 +382,18 @@ def test_who_was_there_when_a_worker_died_is_tried_alone_and_only_the_culprit_is
         connection.send(Result(frame.read(Infer).id, 0.0, 0.0), soon(), [answer])
         return True
 
-    fleet.scripted("first", gather, READY)
+    first = fleet.scripted("first", gather, READY)
     port = fleet.open()
     with caller(port, le_net) as one, caller(port, le_net) as two, caller(port, le_net) as three:
+        for edge, x in ((one, poison), (two, poison * 0 + 2), (three, poison * 0 + 3)):
+            edge.ask(x)
+        until(lambda: len(first.requests()) == 3)
         for name in ("second", "third"):
             fleet.scripted(name, ends_of_poison, READY)
         assert fleet.gateway is not None
         known = fleet.gateway.fleet
         until(lambda: known.well == 3)
-        for edge, x in ((one, poison), (two, poison * 0 + 2), (three, poison * 0 + 3)):
-            edge.ask(x)
+        others_are_there.set()
         with pytest.raises(AppError, match="2 workers ended"):
             one.hear()
         for edge, value in ((two, 2.0), (three, 3.0)):
