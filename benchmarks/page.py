@@ -5,7 +5,7 @@
 
 The first is an edge with its page. The second is a cloud, `cloud_api.py --page`, which so many edges ask at this rate
 each, or as fast as answers come with `--rate 0`; with `--bare` a second cloud has no page. What is measured has core 0.
-The readers, and whoever else is another machine in reality, have core 1: with `--cloud` the edges, else the cloud.
+The readers, and what else is another machine in reality, have core 1: with `--cloud` the edges, else the cloud.
 
 Times drift by more than a page can cost, so the processor time of the program and of the page's own thread is told
 beside them. Every ratio is that of two blocks of the same round; the interval of their median is that of 95 %.

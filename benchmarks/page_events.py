@@ -30,7 +30,7 @@ from tests.browser import Tab, find_browser, running_browser
 LOOKS = (0.01, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Of all events: when memory is looked at."""
 EACH_S = 50.0
-"""Edges come again after so long, as other ones."""
+"""Edges are replaced by other ones after so long."""
 LOOK_S = 1.0
 WIDTH = 1400
 

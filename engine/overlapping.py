@@ -70,7 +70,7 @@ PlanOf: TypeAlias = Callable[[Crossing, Sequence[Piece]], RowPlan | None]
 
 
 class RowsOf(Mapping[Crossing, RowShares]):
-    """By what crosses, what of the head or of the tail runs by rows; found out for a crossing when it is asked for.
+    """By the tensors that cross, what of the head or of the tail runs by rows; found out when it is asked for.
 
     Iterating goes over points with one tensor alone: of others there are too many.
     """

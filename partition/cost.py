@@ -99,9 +99,9 @@ class Chunking:
     """Chunks of one request."""
     more: Callable[[str, tuple[int, ...]], Packed | None] = field(default=lambda codec, _shape: Packed(codec, 0))
     head_rows: Mapping[Crossing, RowShares] = field(default_factory=dict)
-    """By what crosses: what of the head has to be computed for its first rows. None where that is everything."""
+    """By the tensors that cross: what of the head has to be computed for their first rows; none where that is all."""
     tail_rows: Mapping[Crossing, RowShares] = field(default_factory=dict)
-    """By what crosses: what of the tail can be computed from its first rows."""
+    """By the tensors that cross: what of the tail can be computed from its first rows."""
 
 
 @dataclass(frozen=True, slots=True)
