@@ -23,6 +23,7 @@ def to_array(tensor: torch.Tensor) -> Array:
     """The same memory as numpy sees it; a copy of what is on another device."""
     here = tensor.detach().cpu().resolve_conj().resolve_neg()
     if here.dtype is not torch.bfloat16:
-        return np.asarray(here)
+        array: Array = here.numpy()  # np.asarray failed while another thread captured a module
+        return array
     halves: Array = here.contiguous().view(torch.int16).numpy()
     return halves.view(BFLOAT16).reshape(tuple(here.shape))
