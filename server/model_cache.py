@@ -75,7 +75,7 @@ class Served:
     """Segments that were tried with several inputs at once, and whether each got its own answer."""
     worker: Worker | None = None
     """Who runs it, where it is not the cloud's own worker."""
-    _row_plans: dict[tuple[frozenset[int], tuple[Piece, ...]], RowPlan | None] = field(default_factory=dict)
+    _row_plans: dict[tuple[frozenset[int], tuple[Piece, ...], int | None], RowPlan | None] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
