@@ -211,7 +211,7 @@ def measure(wanted: Sequence[Key], rounds: int, until: float, records: Path) -> 
     set_threads(1)
     for cloud in dict.fromkeys(key[3] for key in todo):
         with ExitStack() as stack:
-            flags = ("--threads", "1", "--emulate-cpu", f"{cloud:g}")
+            flags = ("--threads", "1", "--models", "all", "--emulate-cpu", f"{cloud:g}")
             address = "127.0.0.1", stack.enter_context(running_cloud(default_folder(), *flags)).port
             for key in (key for key in todo if key[3] == cloud):
                 if time.monotonic() > until:
