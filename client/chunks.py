@@ -7,7 +7,7 @@ an emulated processor slices are made ahead of their time, and leave when that p
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -142,18 +142,8 @@ def stages_of(graph: LayerGraph, head: frozenset[int], overlap: Overlap | None) 
     done, stages = set(inputs & head), []
     first = dict.fromkeys(overlap.slices[tensor].layer for tensor, _ in overlap.chunks())
     for wanted in (*((layer,) for layer in first), head):
-        stage = _needed(graph, wanted) & head - done
+        stage = graph.needed_by(*wanted) & head - done
         if stage:
             stages.append(stage)
             done |= stage
     return (stages[0] | (inputs & head), *stages[1:]) if stages else (head,)
-
-
-def _needed(graph: LayerGraph, wanted: Collection[int]) -> frozenset[int]:
-    """These layers, and all that they read, directly or not."""
-    needed, left = set(wanted), list(wanted)
-    while left:
-        new = set(graph.layers[left.pop()].inputs) - needed
-        needed |= new
-        left += new
-    return frozenset(needed)

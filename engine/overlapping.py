@@ -86,7 +86,8 @@ class RowsOf(Mapping[Crossing, RowShares]):
         """What an executor can run by rows at the end of heads that one tensor leaves; of several each leaves when it
         is made."""
         graph = executor.network.graph
-        return cls(graph, lambda crossing, pieces: executor.head_rows(_needed_by(graph, crossing), pieces), 1)
+        inputs = graph.only_inputs
+        return cls(graph, lambda made, pieces: executor.head_rows(inputs | graph.needed_by(*made), pieces), 1)
 
     @classmethod
     def of_tails(cls, executor: "Executor") -> "RowsOf":
@@ -95,7 +96,7 @@ class RowsOf(Mapping[Crossing, RowShares]):
         graph = executor.network.graph
 
         def plan_of(crossing: Crossing, pieces: Sequence[Piece]) -> RowPlan | None:
-            tail = graph.everything - _needed_by(graph, crossing)
+            tail = graph.everything - graph.only_inputs - graph.needed_by(*crossing)
             return executor.tail_rows(tail, pieces) if set(graph.inputs_of(tail)) == set(crossing) else None
 
         return cls(graph, plan_of, MOST)
@@ -135,11 +136,6 @@ class RowsOf(Mapping[Crossing, RowShares]):
             passed += shape[axis]
         plan = self._plan_of(crossing, pieces)
         return None if plan is None else shares_of(plan, places)
-
-
-def _needed_by(graph: LayerGraph, crossing: Crossing) -> frozenset[int]:
-    """The smallest cut that these tensors cross."""
-    return graph.only_inputs.union(*map(graph.needed_by, crossing))
 
 
 def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares:

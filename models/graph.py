@@ -139,9 +139,9 @@ class LayerGraph:
             )
         return frozenset(range(self.points[point].layer + 1))
 
-    def needed_by(self, layer: int) -> frozenset[int]:
-        """A layer, and all that it reads, directly or not."""
-        needed, left = {layer}, [layer]
+    def needed_by(self, *layers: int) -> frozenset[int]:
+        """Layers, and all that they read, directly or not."""
+        needed, left = set(layers), list(layers)
         while left:
             new = set(self.layers[left.pop()].inputs) - needed
             needed |= new
