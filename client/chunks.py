@@ -79,10 +79,10 @@ class Departure:
             for tensor, index in self.overlap.chunks():
                 waiting.append((self._made(tensor, index), until()))
                 while waiting and waiting[0][1] <= time.perf_counter():
-                    yield self._leaving(waiting.popleft()[0])
+                    yield waiting.popleft()[0]
             for each, moment in waiting:
                 time.sleep(max(0.0, moment - time.perf_counter()))
-                yield self._leaving(each)
+                yield each
         self.after()
 
     def _made(self, tensor: int, index: int) -> Slice:
@@ -91,11 +91,8 @@ class Departure:
         array = self.tensor(slices.layer, end)[(slice(None),) * slices.axis + (slice(start, end),)]
         packed, seconds = self.pack(slices.layer, array)
         self.encode_s += seconds
+        self.payload_bytes += packed.nbytes
         return Slice(self._number(slices), start, packed)
-
-    def _leaving(self, each: Slice) -> Slice:
-        self.payload_bytes += each.packed.nbytes
-        return each
 
 
 def fitted(
