@@ -9,7 +9,7 @@ worse than one chunk, which is what `cost.predict` gives: where less is gained t
 overlaps.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, product
@@ -99,13 +99,14 @@ def best_chunks(
     found, chunking = Overlapped(in_turn), problem.chunking
     if chunking is None or chunking.most < 2:
         return found
-    if most_hidden(problem, head, in_turn, is_rough=is_rough) * weights.hidden <= _needed(in_turn, weights):
+    by_rows = _rows_of(problem, head, is_rough=is_rough)
+    if _hidden(problem, by_rows, in_turn) * weights.hidden <= _needed(in_turn, weights):
         return found
     tensors = _tensors(problem, chunking, head)
     if not tensors:
         return found
     least = weights.value(in_turn) - _needed(in_turn, weights)
-    for case in _cases(problem, chunking, head, tensors, in_turn, _rows_of(problem, head, is_rough=is_rough)):
+    for case in _cases(problem, chunking, head, tensors, in_turn, by_rows):
         ends, value = case.search(weights, is_rough=is_rough)
         if value < least:
             least, found = value, case.result(ends)
@@ -121,13 +122,17 @@ ByRows: TypeAlias = tuple[RowShares | None, RowShares | None]
 """What of a head and of a tail runs by rows."""
 
 
-def most_hidden(problem: Problem, head: frozenset[int], in_turn: StageTimes, *, is_rough: bool = False) -> float:
+def most_hidden(problem: Problem, head: frozenset[int], in_turn: StageTimes) -> float:
     """What overlapping can save at most: all but the longest of the stages that may overlap."""
+    return _hidden(problem, _rows_of(problem, head, is_rough=False), in_turn)
+
+
+def _hidden(problem: Problem, by_rows: ByRows, in_turn: StageTimes) -> float:
     packing, link, unpacking = in_turn.encode_s, in_turn.upload_s, in_turn.decode_s
-    rows = _rows_of(problem, head, is_rough=is_rough)
-    edge_s = sum(problem.edge_s[layer] for layer in rows[0].layers) if rows[0] else 0.0
-    cloud_s = sum(problem.cloud.load * problem.cloud.seconds[layer] for layer in rows[1].layers) if rows[1] else 0.0
-    stages = (edge_s + packing, link, unpacking, cloud_s + (in_turn.queue_s if rows[1] else 0.0))
+    made, fed = by_rows
+    edge_s = sum(problem.edge_s[layer] for layer in made.layers) if made else 0.0
+    cloud_s = sum(problem.cloud.load * problem.cloud.seconds[layer] for layer in fed.layers) if fed else 0.0
+    stages = (edge_s + packing, link, unpacking, cloud_s + (in_turn.queue_s if fed else 0.0))
     return sum(stages) - max(stages)
 
 
@@ -327,9 +332,9 @@ def _cases(
     further = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
     lines = _lines(tensors)
     made, fed = (each if each is not None and each.size == lines[-1] else None for each in by_rows)
-    heads = [None, *_up_to(made, problem.edge_s, chunking.edge_step_s, (None,))]
-    cloud_s, step_s = [load * s for s in problem.cloud.seconds], load * chunking.cloud_step_s
-    tails = [None, *_up_to(fed, cloud_s, step_s, _depths(fed, cloud_s))]
+    heads = [None, *_by_rows(made, problem.edge_s, chunking.edge_step_s, ())]
+    cloud_s = [load * s for s in problem.cloud.seconds]
+    tails = [None, *_by_rows(fed, cloud_s, load * chunking.cloud_step_s, DEPTHS)]
     for head_rows, tail_rows in product(heads, tails):
         passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
         if head_rows is not None:
@@ -354,27 +359,22 @@ class _UpTo:
     """That every further chunk takes in addition."""
 
 
-def _depths(rows: RowShares | None, seconds: Sequence[float]) -> tuple[int | None, ...]:
-    """Up to which layers a tail may run by rows: all, and those behind which a quarter, half and three quarters of
-    their seconds are over. Layers far behind take little for long, and cost as much for every chunk."""
-    if rows is None:
-        return ()
-    layers = sorted(rows.layers)
-    done = np.cumsum([seconds[layer] for layer in layers])
-    ends = {layers[int(np.searchsorted(done, part * done[-1]))] for part in DEPTHS}
-    return (None, *sorted(ends - {layers[-1]}))
-
-
-def _up_to(
-    rows: RowShares | None, seconds: Sequence[float], step_s: float, depths: Iterable[int | None]
+def _by_rows(
+    rows: RowShares | None, seconds: Sequence[float], step_s: float, depths: Sequence[float]
 ) -> Iterator[_UpTo]:
+    """All layers that can, and those behind which such shares of their seconds are over: layers far behind take little
+    for long, and cost as much for every chunk."""
     if rows is None:
         return
-    table = np.asarray(rows.shares, dtype=np.float64)
-    for until in depths:
-        is_in = np.array([until is None or layer <= until for layer in rows.layers])
-        taken = np.array([seconds[layer] for layer in rows.layers]) * is_in
-        yield _UpTo(until, table @ taken, step_s * int(is_in.sum()))
+    layers, table = np.array(rows.layers), np.asarray(rows.shares, dtype=np.float64)
+    taken = np.array([seconds[layer] for layer in rows.layers])
+    yield _UpTo(None, table @ taken, step_s * len(layers))
+    order = np.argsort(layers)
+    done = np.cumsum(taken[order])
+    ends = {int(layers[order[np.searchsorted(done, depth * done[-1])]]) for depth in depths}
+    for until in sorted(ends - {int(layers.max(initial=-1))}):
+        is_in = layers <= until
+        yield _UpTo(until, table @ (taken * is_in), step_s * int(is_in.sum()))
 
 
 def _lines(tensors: Sequence[_Tensor]) -> list[int]:
