@@ -33,7 +33,7 @@ def spans(times: StageTimes) -> tuple[Span, ...]:
     if times.hidden_s <= 0:
         return _in_turn(lengths)
     number_of = {name: number for number, (name, _) in enumerate(lengths)}
-    left_s, earlier = max(0.0, times.hidden_s), [0.0] * (len(lengths) + 1)
+    left_s, earlier = times.hidden_s, [0.0] * (len(lengths) + 1)
     for before, after in ((STAGES[a], STAGES[b]) for a, b in NEIGHBOURS):
         if before in number_of and number_of.get(after) == number_of[before] + 1:
             number = number_of[after]
