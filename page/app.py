@@ -219,7 +219,7 @@ class Page:
         if now >= self._state_due:
             began_s = time.thread_time()
             self._state = _dump(self._view.state())
-            self._state_due = now + max(STATE_S, (time.thread_time() - began_s) / SHARE)
+            self._state_due = _next_look(now, began_s, STATE_S)
         return self._state
 
     def _rows_after(self, number: int) -> tuple[str, int]:
@@ -232,8 +232,14 @@ class Page:
             rows = self._view.rows(number, LIVE_ROWS if number else FIRST_ROWS)
             text, last = _dump([row.to_json() for row in rows]), rows[-1].number if rows else number
             self._rows = (number, text, last)
-            self._rows_due = now + max(ROWS_S, (time.thread_time() - began_s) / SHARE)
+            self._rows_due = _next_look(now, began_s, ROWS_S)
         return self._rows[1:]
+
+
+def _next_look(now: float, began_s: float, least_s: float) -> float:
+    """When to look again: after `least_s`, or so much later that the look, begun at `began_s` of this thread's
+    processor time, was no more than SHARE of a core."""
+    return now + max(least_s, (time.thread_time() - began_s) / SHARE)
 
 
 def _dump(document: Any) -> str:
