@@ -13,13 +13,14 @@ import numpy as np
 
 from edgecloud.engine.executor import Ran
 from edgecloud.engine.load import LoadMeter
+from edgecloud.engine.speed import clamped
 from edgecloud.engine.worker import BusyError, Job, Worker
 from edgecloud.models import registry, vision
 from edgecloud.models.graph import Layer
 from edgecloud.models.network import Network
 from edgecloud.net.connection import ClosedAtBoundaryError, Frame
 from edgecloud.net.frames import FrameType
-from edgecloud.net.messages import MIN_SPEED, Chunk, Hello, Infer, Offer, Probe, Probed, Ready, Result, State, Status
+from edgecloud.net.messages import Chunk, Hello, Infer, Offer, Probe, Probed, Ready, Result, State, Status
 from edgecloud.net.metrics import Gauges, Metrics, NoMetrics, Spent, bytes_by_codec
 from edgecloud.net.pacing import Spending
 from edgecloud.net.penalties import source_of
@@ -324,7 +325,7 @@ class Cloud:
             speed=self._speed,
             backend_reason=served.why_backend[:MOST_REASON],
             chunks=MAX_CHUNKS,
-            share=min(1.0, max(MIN_SPEED, served.executor.share)),
+            share=clamped(served.executor.share),
         )
 
     def _find(self, hello: Hello, peer: Peer, turn: Deadline) -> Served:
