@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecloud.lab import cgroup
 from edgecloud.utils.errors import AppError
 
 LEFT_BYTES, TAKEN_BYTES = 1 << 20, 4 << 20
@@ -36,23 +37,17 @@ class Files:
 
 
 VERSIONS = {
-    "cgroup": Files("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
-    "cgroup2": Files("memory.max", "memory.current", "memory.events"),
+    1: Files("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
+    2: Files("memory.max", "memory.current", "memory.events"),
 }
 
 
-def find() -> tuple[Path, Files] | None:
+def find() -> cgroup.Controller | None:
     """Where groups with a memory limit can be made; None where there is no such place."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind, options, *_ = line.split()
-        top = Path(place)
-        if kind == "cgroup":
-            is_memory = "memory" in options.split(",")
-        else:
-            is_memory = kind == "cgroup2" and "memory" in (top / "cgroup.subtree_control").read_text().split()
-        if is_memory and os.access(top, os.W_OK):
-            return top, VERSIONS[kind]
-    return None
+    found = cgroup.find(name="memory")
+    if found is not None and found.version == 2:
+        return found if "memory" in (found.top / "cgroup.subtree_control").read_text().split() else None
+    return found
 
 
 class MemoryGroup:
@@ -63,8 +58,8 @@ class MemoryGroup:
         found = find()
         if found is None:
             raise AppError("no control group with a memory limit can be made here (root is needed)")
-        self.pid, (top, self._files) = pid, found
-        self._path = top / f"ecci{os.getpid()}-oom-{pid}"
+        self.pid, self._files = pid, VERSIONS[found.version]
+        self._path = found.top / f"ecci{os.getpid()}-oom-{pid}"
         self._path.mkdir()
         self._hog = subprocess.Popen([sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._hog.stdout is not None

@@ -23,14 +23,14 @@ class Controller:
     top: Path
 
 
-def find(root: Path = Path("/")) -> Controller | None:
-    """The controller of processor time; None where there is none that can be written."""
+def find(root: Path = Path("/"), name: str = "cpu") -> Controller | None:
+    """A controller, `cpu` that of processor time; None where there is none that can be written."""
     for line in _read(root / "proc/mounts").splitlines():
         _, place, kind, options, *_ = [*line.split(), "", "", "", ""]
         top = root / place.lstrip("/")
-        if kind == "cgroup" and "cpu" in options.split(",") and _is_writable(top):
+        if kind == "cgroup" and name in options.split(",") and _is_writable(top):
             return Controller(1, top)
-        if kind == "cgroup2" and "cpu" in _read(top / "cgroup.controllers").split() and _is_writable(top):
+        if kind == "cgroup2" and name in _read(top / "cgroup.controllers").split() and _is_writable(top):
             return Controller(2, top)
     return None
 
