@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,18 @@ THREADS = "2"
 SCRAPE_S = 60.0
 END_S = 300.0
 """How long a cloud may take to end that is told to, also on a machine that is busy with other things."""
+
+
+def rss_of(pid: int) -> int:
+    """Resident bytes of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
 
 
 class CloudProcess:
@@ -48,8 +61,7 @@ class CloudProcess:
     @property
     def rss_bytes(self) -> int:
         """Resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+        return rss_of(self.process.pid)
 
     @property
     def threads(self) -> int:

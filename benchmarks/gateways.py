@@ -15,13 +15,12 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, mkdtemp
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 
 import edgecloud as ec
-from benchmarks.clouds import running_cloud
+from benchmarks.clouds import free_port, rss_of, running_cloud
 from benchmarks.fingerprint import write_table
 from benchmarks.losses import HOST, Counts, Question, ask, greeted, network_of, whole
 from benchmarks.noise import Figure
@@ -55,12 +54,6 @@ FACTOR = 1.5
 
 
 # --- no worker
-
-
-def free_port() -> int:
-    """A port on which nobody listens now."""
-    with closing(socket.create_server((HOST, 0))) as sock:
-        return int(sock.getsockname()[1])
 
 
 def await_count(port: int, count: int) -> None:
@@ -138,12 +131,6 @@ def _said(ways: dict[str, int]) -> str:
 
 
 # --- memory
-
-
-def rss_of(pid: int) -> int:
-    """Resident bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def open_files(pid: int) -> int:

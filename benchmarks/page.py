@@ -13,7 +13,6 @@ beside them. Every ratio is that of two blocks of the same round; the interval o
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Self
 import numpy as np
 
 import edgecloud as ec
-from benchmarks.clouds import running_cloud
+from benchmarks.clouds import free_port, running_cloud
 from benchmarks.noise import Versus, interval
 from edgecloud.page.app import Page
 from edgecloud.page.edge import EdgeView
@@ -262,12 +261,6 @@ class Asking:
             self.seconds.append(measured.total_s)
             self.away.append(measured.total_s - measured.edge_s - measured.encode_s)
             due = due + 1 / self.rate_per_s if self.rate_per_s else time.perf_counter()
-
-
-def free_port() -> int:
-    """One that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def page_thread(process: int, readers: Readers) -> int:

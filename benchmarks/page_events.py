@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edgecloud as ec
-from benchmarks.clouds import running_cloud
+from benchmarks.clouds import free_port, rss_of, running_cloud
 from benchmarks.load import Edge, Subject
-from benchmarks.page import free_port
 from edgecloud.page.app import Page
 from edgecloud.page.edge import EdgeView
 from edgecloud.predictor.store import default_folder
@@ -124,9 +123,7 @@ def look(tab: Tab, process: int, count: int, after_s: float) -> Seen:
     """Now."""
     tab.call("HeapProfiler.collectGarbage")
     figures = {each["name"]: each["value"] for each in tab.call("Performance.getMetrics")["metrics"]}
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    rss = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-    return Seen(count, after_s, rss, int(figures["JSHeapUsedSize"]), int(figures["Nodes"]))
+    return Seen(count, after_s, rss_of(process), int(figures["JSHeapUsedSize"]), int(figures["Nodes"]))
 
 
 def measure(options: argparse.Namespace) -> None:

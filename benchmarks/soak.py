@@ -16,6 +16,7 @@ from statistics import median
 from threading import Thread
 from typing import Any
 
+from benchmarks.clouds import rss_of
 from benchmarks.fingerprint import write_table
 from benchmarks.load import Subject
 from benchmarks.tasks import run
@@ -29,9 +30,7 @@ GROWTH = 1.1
 
 def watch(pid: int) -> tuple[int, int, int]:
     """Resident bytes, threads and open files of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    rss = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-    return rss, len(list(Path(f"/proc/{pid}/task").iterdir())), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return rss_of(pid), len(list(Path(f"/proc/{pid}/task").iterdir())), len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def edge(place: Sequence[object], number: int, minutes: float, found: list[dict[str, Any]]) -> None:
