@@ -31,10 +31,10 @@ import torch
 
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import write_table
+from benchmarks.losses import Counts, network_of
 from benchmarks.noise import Versus
 from edgecloud.engine.device_config import DeviceConfig
-from edgecloud.models import inputs, registry, weights
-from edgecloud.models.torch_network import TorchNetwork, prepare
+from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.net.connection import Connection, connect
 from edgecloud.net.messages import Hello, Infer, Ready, Result
 from edgecloud.net.tensors import Array
@@ -64,11 +64,6 @@ EACH = 4
 
 def soon(seconds: float = 120.0) -> Deadline:
     return Deadline.after(seconds, "the benchmark")
-
-
-def network_of(name: str) -> TorchNetwork:
-    entry = registry.lookup(name)
-    return prepare(weights.load(entry), inputs.sample(entry.sample, entry.preprocess), entry.name)
 
 
 @dataclass(frozen=True)
@@ -376,13 +371,9 @@ def gateway_rows(cache: Path) -> list[list[str]]:
 
 
 @dataclass
-class Watched:
+class Watched(Counts):
     """Edges that look at every answer."""
 
-    right: int = 0
-    wrong: int = 0
-    refused: int = 0
-    lost: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     _is_over: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
