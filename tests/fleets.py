@@ -21,6 +21,7 @@ from edgecloud.net.messages import Hello, Infer, Ready, Result, State
 from edgecloud.net.tensors import Array
 from edgecloud.server.cloud import Cloud
 from edgecloud.server.cloud_config import CloudConfig
+from edgecloud.server.fleet import Fleet
 from edgecloud.server.gateway import Gateway
 from edgecloud.server.placement import WorkerAddress
 from edgecloud.utils.deadline import Deadline
@@ -112,12 +113,18 @@ class Fleetlet:
     def forget(self, name: str) -> None:
         self.placement.at[:] = [each for each in self.placement.at if each.name != name]
 
+    def once_well(self, count: int) -> Fleet:
+        """The workers as the gateway knows them, once so many answer."""
+        assert self.gateway is not None
+        fleet = self.gateway.fleet
+        until(lambda: fleet.well == count)
+        return fleet
+
     def open(self, well: int | None = None, **settings: object) -> int:
         """The gateway, once so many workers answer; gives its port."""
         self.gateway = Gateway(self.config(**settings), placement=self.placement)
         self.stack.enter_context(serving(self.gateway))
-        fleet, wanted = self.gateway.fleet, self.placement.wanted if well is None else well
-        until(lambda: fleet.well == wanted)
+        self.once_well(self.placement.wanted if well is None else well)
         self.port = self.gateway.server.addresses[0][1]
         return self.port
 

@@ -134,9 +134,7 @@ def test_a_request_whose_worker_is_lost_is_answered_by_another(
     port = fleet.open()
     with caller(port, le_net) as edge:
         fleet.worker("good", le_net)
-        assert fleet.gateway is not None
-        known = fleet.gateway.fleet
-        until(lambda: known.well == 2)
+        known = fleet.once_well(2)
         result = edge.answered()
         assert result.id == 1
         assert len(bad.requests()) == 1
@@ -161,9 +159,7 @@ def test_what_a_worker_that_leaves_has_not_begun_is_answered_by_the_one_that_sta
     port = fleet.open()
     with caller(port, le_net) as edge:
         fleet.worker("staying", le_net)
-        assert fleet.gateway is not None
-        known = fleet.gateway.fleet
-        until(lambda: known.well == 2)
+        fleet.once_well(2)
         assert edge.answered().id == 1
         assert len(leaving.requests()) == 1
 
@@ -183,9 +179,7 @@ def test_a_worker_that_hangs_costs_no_answer_and_its_late_one_is_dropped(
     bad = fleet.scripted("bad", hang, READY)
     with caller(fleet.open(), le_net) as edge:
         fleet.worker("good", le_net)
-        assert fleet.gateway is not None
-        known = fleet.gateway.fleet
-        until(lambda: known.well == 2)
+        known = fleet.once_well(2)
         edge.answered()
         assert known.well == 1
         bad.is_silent = False
@@ -222,9 +216,7 @@ def test_a_request_that_ends_two_workers_is_refused_and_the_third_lives(fleet: F
     bad = [fleet.scripted(name, die, READY) for name in ("bad1", "bad2")]
     with caller(fleet.open(), le_net) as edge:
         fleet.scripted("good", wait, SLOWER)
-        assert fleet.gateway is not None
-        known = fleet.gateway.fleet
-        until(lambda: known.well == 3)
+        known = fleet.once_well(3)
         edge.ask()
         with pytest.raises(AppError, match="2 workers ended while they had this request"):
             edge.hear()
@@ -390,9 +382,7 @@ def test_who_was_there_when_a_worker_died_is_tried_alone_and_only_the_culprit_is
         until(lambda: len(first.requests()) == 3)
         for name in ("second", "third"):
             fleet.scripted(name, ends_of_poison, READY)
-        assert fleet.gateway is not None
-        known = fleet.gateway.fleet
-        until(lambda: known.well == 3)
+        fleet.once_well(3)
         others_are_there.set()
         with pytest.raises(AppError, match="2 workers ended"):
             one.hear()
