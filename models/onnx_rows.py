@@ -34,7 +34,9 @@ class OnnxRow:
     nodes: tuple[int, ...]
     """Their places in the graph, in order."""
     pads: Shape = ()
-    """Of the convolution or pooling, where it is one."""
+    """Of the convolution, pooling or pad, where it is one ..."""
+    pads_at: int = 0
+    """... and the place of those before the first row."""
     shapes: Mapping[int, tuple[Shape, int]] | None = None
     """Of each node that gives its input another shape: what it makes, and which axis of that the rows are."""
 
@@ -122,6 +124,8 @@ class _Layer:
         computing = [place for place in sorted(self._nodes) if self._is_fed(place)]
         if len(computing) == 1 and self._ops[computing[0]].kind in _WINDOWS:
             return self._window(computing[0])
+        if len(computing) == 1 and self._ops[computing[0]].kind == "Pad":
+            return self._padded(computing[0])
         return self._alone(computing)
 
     def _visit(self, name: str) -> bool:
@@ -209,7 +213,21 @@ class _Layer:
         if pads[at] >= reach or first.stop <= first.start or last.stop <= last.start:
             raise _WholeError
         least = -(-LEAST_PLACES * rows // prod(call.out_shape[2:])) if op.kind == "Conv" else 1
-        return OnnxRow(RowOp((window,), rows, call.axis, least), tuple(sorted(self._nodes)), pads)
+        return OnnxRow(RowOp((window,), rows, call.axis, least), tuple(sorted(self._nodes)), pads, at)
+
+    def _padded(self, place: int) -> OnnxRow:
+        call = self._call(place, {**self._sources})
+        pads, axis, rank = call.wholes[1], call.axis, len(call.out_shape)
+        axes = call.wholes[3] if len(call.op.inputs) > 3 and call.op.inputs[3] else tuple(range(rank))
+        if pads is None or axes is None or call.op.attributes.get("mode", "constant") != "constant":
+            raise _WholeError
+        if axis not in (axes := tuple(each % rank for each in axes)):
+            raise _WholeError
+        at = axes.index(axis)
+        if min(pads[at], pads[at + len(axes)]) < 0:
+            raise _WholeError
+        window = Window(call.shapes[0][axis], before=pads[at], axis=axis)
+        return OnnxRow(RowOp((window,), call.out_shape[axis], axis), tuple(sorted(self._nodes)), pads, at)
 
 
 def _pads(call: _Call, kernel: Shape, strides: Shape, dilations: Shape) -> Shape:
@@ -480,8 +498,11 @@ class StepWriter:
             writing.constants |= {
                 name for name in node.inputs if name and name not in names and self._is_constant(name)
             }
-            is_window = bool(row.pads) and node.op in _WINDOWS
-            pads = self._pads_of(row, made) if is_window else None
+            pads = self._pads_of(row, made) if row.pads and node.op in (*_WINDOWS, "Pad") else None
+            if pads is not None and node.op == "Pad":
+                own = {**names, node.inputs[1]: writing.numbers(pads)}
+                writing.nodes.append(onnx_graph.renamed(node, own))
+                continue
             writing.nodes.append(onnx_graph.renamed(node, names, pads))
         writing.new[made.layer] = names[wanted], made.start, made.stop
 
@@ -490,10 +511,9 @@ class StepWriter:
 
     def _pads_of(self, row: OnnxRow, made: Made) -> Shape:
         """At real borders those of the whole, else none."""
-        (window,), (rows,) = row.op.windows, made.reads
-        at, pads = window.axis - 2, list(row.pads)
-        behind = at + len(pads) // 2
-        pads[at], pads[behind] = rows.before, min(rows.behind, pads[behind])
+        (rows,), pads = made.reads, list(row.pads)
+        behind = row.pads_at + len(pads) // 2
+        pads[row.pads_at], pads[behind] = rows.before, min(rows.behind, pads[behind])
         return tuple(pads)
 
     def _give(self, writing: "_Writing", made: Made, kept: int | None) -> None:

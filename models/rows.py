@@ -38,7 +38,7 @@ class Rows:
 class Window:
     """How the rows of an input are looked at: row o of the output reads `reach` rows from o * stride - before on.
 
-    There is less padding than `reach`, so every row of the output reads one that is there.
+    Rows of the output that are made of padding alone, as those of a pad are, belong to the nearest one that is not.
     """
 
     size: int
@@ -62,13 +62,21 @@ class Window:
             return made
         if self.reads_all or rows <= 0:
             return 0
-        return max(0, min(made, (rows - self.reach + self.before) // self.stride + 1))
+        return self.with_padding(max(0, min(made, (rows - self.reach + self.before) // self.stride + 1)), made)
+
+    def with_padding(self, rows: int, made: int) -> int:
+        """So many of `made` rows of the output, and those made of padding alone that belong to them."""
+        if rows <= 0 or self.reads_all:
+            return rows
+        first = (self.before - self.reach) // self.stride + 1
+        last = (self.size + self.before - 1) // self.stride
+        return made if rows > last else min(made, max(rows, first + 1))
 
     def needs(self, rows: int) -> int:
         """How many rows of the input the first `rows` of the output are computed from."""
         if rows <= 0:
             return 0
-        return self.size if self.reads_all else self.read(0, rows).stop
+        return self.size if self.reads_all else max(1, self.read(0, rows).stop)
 
     def read(self, start: int, stop: int) -> Rows:
         """What is read for rows [start, stop) of the output."""
@@ -97,6 +105,13 @@ class RowOp:
     def after(self, made: int, ready: int) -> int:
         """How many rows there are after a step, of which so many were made before it and so many could be."""
         return ready if ready >= min(self.rows, made + self.least) else made
+
+    def wanted(self, made: int, rows: int) -> int:
+        """The same of a step in which so many have to be there."""
+        if rows <= made:
+            return made
+        least = min(self.rows, max(rows, made + self.least))
+        return max(window.with_padding(least, self.rows) for window in self.windows)
 
 
 Ops: TypeAlias = Mapping[int, RowOp]
@@ -326,8 +341,7 @@ class _Leaving:
             return
         rows, made = [], 0
         for wanted in zip(*self._wanted(number, op, readers), strict=True):
-            if max(wanted) > made:
-                made = min(op.rows, max(*wanted, made + op.least))
+            made = op.wanted(made, max(wanted))
             rows.append(made)
         if len(rows) > 1 and rows[0] <= (1 - least) * op.rows:
             self.rows[number] = rows

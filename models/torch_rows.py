@@ -340,17 +340,6 @@ def _indexed(call: _Call) -> TorchRow:
     return TorchRow(RowOp((Window(call.rows, axis=axis),), call.rows, to), _as_called(call))
 
 
-def _padded(call: _Call) -> TorchRow:
-    """Not along the rows."""
-    pads = call.setting("padding" if call.module is not None else "pad", 1, default=None)
-    from_end = len(call.out_shape) - 1 - call.axis
-    if not isinstance(pads, tuple | list) or call.setting("mode", 2, default="constant") != "constant":
-        raise _WholeError
-    if any(pads[2 * from_end : 2 * from_end + 2]):
-        raise _WholeError
-    return _per_row(call)
-
-
 # --- rules: what looks at a window
 
 
@@ -368,6 +357,28 @@ def _spatial(call: _Call, dims: int) -> int:
     if len(call.shapes[0]) != dims + 2 or len(call.out_shape) != dims + 2 or call.axis < ROWS:
         raise _WholeError
     return call.axis - ROWS
+
+
+def _padded(names: Sequence[str], call: _Call) -> TorchRow:
+    """With a constant, which belongs at real borders alone; `names` are those of the arguments behind the pads."""
+    pads = call.setting("padding" if call.module is not None else "pad", 1, default=None)
+    mode, value = (
+        call.setting(name, names.index(name) + 2, default=default) if name in names else default
+        for name, default in (("mode", "constant"), ("value", None))
+    )
+    if not isinstance(pads, tuple | list) or not all(isinstance(each, int) for each in pads) or mode != "constant":
+        raise _WholeError
+    axis, sides = call.axis, [*pads, *[0] * (2 * len(call.out_shape) - len(pads))]
+    place = 2 * (len(call.out_shape) - 1 - axis)
+    before, behind = sides[place : place + 2]
+    if before < 0 or behind < 0:
+        raise _WholeError
+
+    def compute(blocks: Sequence[torch.Tensor], made: Made) -> torch.Tensor:
+        (block,), (rows,) = blocks, made.reads
+        return functional.pad(block, [*sides[:place], rows.before, rows.behind, *sides[place + 2 :]], value=value)
+
+    return TorchRow(RowOp((Window(call.rows, before=before, axis=axis),), call.out_shape[axis], axis), compute)
 
 
 def _pool(dims: int, kind: str, call: _Call) -> TorchRow:
@@ -532,7 +543,8 @@ _NAMED: dict[str, Rule] = {
     "getitem": _indexed,
     "view": _reshaped,
     "reshape": _reshaped,
-    "pad": _padded,
+    "pad": partial(_padded, ("mode", "value")),
+    "constant_pad_nd": partial(_padded, ("value",)),
     **{f"conv{dims}d": _conv_function for dims in _CONVOLUTIONS},
     "convolution": _convolution,
     **{f"max_pool{dims}d": partial(_pool, dims, "max") for dims in _CONVOLUTIONS},
@@ -562,7 +574,8 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: partial(_across_last, 0),
     nn.Linear: partial(_across_last, -1),
     nn.Flatten: _reshaped,
-    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), _padded),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), partial(_padded, ("value",))),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), partial(_padded, ("value",))),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv_module),
     nn.MaxPool1d: partial(_pool, 1, "max"),
     nn.MaxPool2d: partial(_pool, 2, "max"),

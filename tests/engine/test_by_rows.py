@@ -122,6 +122,19 @@ class Volumes(nn.Module):
         return self.layers(x).sum((3, 4))
 
 
+class Padded(nn.Module):
+    """Pads of each form, of rows and of what has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.more = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(6, 2, 3)
+        self.zeros, self.halves = nn.ZeroPad2d((1, 0, 0, 1)), nn.ConstantPad2d((0, 1, 5, 4), 0.5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = functional.pad(self.conv(self.zeros(x)), (0, 0, 2, 0, 1, 1), value=-1.0)
+        return functional.relu(self.more(self.halves(x)))
+
+
 class Looping(nn.Module):
     """torch.fx cannot follow it, so it comes from torch.export."""
 
@@ -136,6 +149,7 @@ class Looping(nn.Module):
 
 
 MADE = {"windows": (Windows, (3, 23, 9)), "waves": (Waves, (2, 41)), "volumes": (Volumes, (1, 9, 6, 6)),
+        "padded": (Padded, (3, 17, 8)),
         "looping": (Looping, (3, 14, 8))}  # fmt: skip
 
 
@@ -233,7 +247,7 @@ def test_few_sessions_are_kept_whatever_ends_are_asked_for(
     assert 1 <= len(rows._plans) <= 5
 
 
-@pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("looping", 0)])
+@pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("padded", 0), ("looping", 0)])
 def test_what_looks_at_windows_is_by_rows(
     name: str, most: int, made: Callable[[str], Compared], bundled: Callable[[str], Compared]
 ) -> None:

@@ -19,14 +19,17 @@ Case = tuple[nn.Module, Window, int]
 
 @st.composite
 def cases(draw: Callable[..., Any], size: int | None = None) -> Case:
-    """A convolution or a pooling, of tensors (1, 1, rows)."""
+    """A convolution, a pooling or a pad, of tensors (1, 1, rows)."""
     rows = size or draw(st.integers(1, 24))
     kernel, stride = draw(st.integers(1, min(4, rows))), draw(st.integers(1, 4))
     dilation = draw(st.integers(1, 2)) if 2 * (kernel - 1) < rows else 1
     reach = (kernel - 1) * dilation + 1
-    kind = draw(st.sampled_from(("conv", "max", "avg")))
+    kind = draw(st.sampled_from(("conv", "max", "avg", "pad")))
     module: nn.Module
-    if kind == "conv":
+    if kind == "pad":
+        reach, stride, padding = 1, 1, draw(st.integers(0, 5))
+        module = nn.ConstantPad1d((padding, draw(st.integers(0, 5))), 0.0)
+    elif kind == "conv":
         padding = draw(st.integers(0, reach - 1))
         module = nn.Conv1d(1, 1, kernel, stride, padding, dilation)
         nn.init.ones_(module.weight)
@@ -59,9 +62,13 @@ def test_a_window_reads_what_torch_reads(case: Case) -> None:
     reads, has_holes = read_by(module, window.size), getattr(module, "dilation", 1) in (2, (2,))
     assert len(reads) == made
     for row, theirs in enumerate(reads):
-        ours = window.read(row, row + 1)
-        assert theirs <= set(range(ours.start, ours.stop))
-        assert has_holes or (ours.start, ours.stop) == (min(theirs), max(theirs) + 1)
+        if theirs:
+            ours = window.read(row, row + 1)
+            assert theirs <= set(range(ours.start, ours.stop))
+            assert has_holes or (ours.start, ours.stop) == (min(theirs), max(theirs) + 1)
+        else:  # padding alone: it is made with the first row that is not, or with the last one
+            assert isinstance(module, nn.ConstantPad1d)
+            reads[row] = {0} if row < window.before else {window.size - 1}
     for rows in range(window.size + 1):
         ready = next((row for row, theirs in enumerate(reads) if max(theirs, default=0) >= rows), made)
         assert window.ready(rows, made) == ready or (has_holes and window.ready(rows, made) < ready)

@@ -1,0 +1,1 @@
+../../edgecloud/__init__.py

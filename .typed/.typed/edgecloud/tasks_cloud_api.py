@@ -1,0 +1,1 @@
+../../tasks_cloud_api.py

@@ -1,0 +1,1 @@
+../../tasks_edge_api.py
