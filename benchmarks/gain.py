@@ -120,8 +120,9 @@ def ways_of(problem: Problem, allowed: Allowed) -> tuple[Decision, tuple[Way, Wa
     assert decision.gain is not None  # there is a cloud
     codecs = {INPUT: decision.gain.ends[0].codec}
     ends = [parts_of(graph, head) for head in (frozenset({INPUT}), graph.everything)]
-    plan = Way.of(graph, decision.parts, decision.codecs)
-    return decision, (plan, Way.of(graph, ends[0], codecs), Way.of(graph, ends[1], {}))
+    plan = Way.of(graph, decision.parts, decision.codecs, decision.overlap)
+    cloud = Way.of(graph, ends[0], codecs, decision.candidates[0].overlap)
+    return decision, (plan, cloud, Way.of(graph, ends[1], {}))
 
 
 def measure_cell(edge: Edge, cpu: float, link: str, budget: float, rounds: int) -> Cell:
@@ -141,7 +142,8 @@ def measure_cell(edge: Edge, cpu: float, link: str, budget: float, rounds: int) 
     same = True
     for _ in range(rounds + 1):
         for way, totals in seconds.items():
-            answered = edge.infer_parts(x, way.parts, TIMEOUT_S, dict(way.codecs))
+            edge.executor.rest()
+            answered = edge.infer_parts(x, way.parts, TIMEOUT_S, dict(way.codecs), way.overlap)
             totals.append(answered.measured.total_s)
             same &= int(answered.outputs[0].argmax()) == top
     ran: Mapping[Way, list[float]] = {way: totals[1:] for way, totals in seconds.items()}  # the first wakes both up

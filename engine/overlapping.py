@@ -25,6 +25,7 @@ HEADER_BYTES = 160
 """Of a frame with one slice, above its first bytes."""
 FORMS = {"raw": (0.1e-3, 0.09e-3, 0), "zstd": (0.1e-3, 0.09e-3, 0), "fp16": (0.12e-3, 0.15e-3, 0)}
 FORMS["pixels"] = (0.15e-3, 0.35e-3, 24)
+FORMS |= {f"ec{bits}": (0.15e-3, 0.3e-3, 2) for bits in range(2, 9)}
 INTEGERS = (0.22e-3, 0.3e-3, 8)
 ZSTD = (0.08e-3, 0.18e-3, 150)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all

@@ -228,8 +228,13 @@ def is_lossless(name: str) -> bool:
 
 
 def splits(codec: str, shape: Shape, parts: Iterable[Shape], sided: SidedCodec | None = None) -> bool:
-    """Whether slices of these shapes can be carried each on its own, with the codec of that name and no larger loss."""
+    """Whether slices of these shapes can be carried each on its own, with the codec of that name and no larger loss.
+
+    An entropy-coded one whose side is not told is taken to have been calibrated for such tensors.
+    """
     one = sided or CODECS.get(codec)
+    if one is None and codec in entropy.NAMES:
+        return all(entropy.splits(shape, part) for part in set(parts))
     return one is not None and all(one.splits(shape, part) for part in set(parts))
 
 

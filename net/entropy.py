@@ -45,6 +45,12 @@ def channels_of(shape: Shape) -> int:
     return math.prod(shape[:2]) if math.prod(shape[2:]) >= CHANNEL_NUMBERS else 1
 
 
+def splits(shape: Shape, part: Shape) -> bool:
+    """Whether a slice has all channels of its tensor: then each keeps its range and its model, and no number is coded
+    another way than in the whole."""
+    return channels_of(shape) in (channels_of(part), math.prod(part[:2]))
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """What a codec knows of the tensors after one layer."""
@@ -135,8 +141,8 @@ class EntropyCodec:
         return len(self.tables.lo)
 
     def splits(self, shape: Shape, part: Shape) -> bool:
-        """Where a slice has the channels of the tensor: each keeps its range and its model."""
-        return self._fits(shape) and self._fits(part)
+        """Where a slice has all channels."""
+        return self._fits(shape) and splits(shape, part)
 
     def encode(self, array: Array) -> bytes:
         """The bytes of a float32 array of so many channels, clipped to the range of each.
@@ -174,7 +180,8 @@ class EntropyCodec:
         return numbers.reshape(shape)
 
     def _fits(self, shape: Shape) -> bool:
-        return channels_of(shape) == self.channels
+        """Of a slice there may be fewer numbers than what would be a channel of a whole tensor."""
+        return self.channels in (channels_of(shape), math.prod(shape[:2]))
 
     @cached_property
     def _ranges(self) -> tuple[Floats, Floats]:

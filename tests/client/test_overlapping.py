@@ -88,6 +88,7 @@ def test_a_free_plan_compares_ends_that_overlap_too(net: ec.Network, address: st
 def test_codecs_that_carry_no_slices_leave_in_one_piece() -> None:
     shape = (1, 3, 64, 64)
     assert further_chunk("zstd", shape) is not None
+    assert further_chunk("ec4", shape) is not None
     assert further_chunk("jpeg", shape) is None
     assert further_chunk("learned:x", shape) is None
     assert further_chunk("raw", (1, 3)) is None

@@ -247,7 +247,10 @@ def test_few_sessions_are_kept_whatever_ends_are_asked_for(
     assert 1 <= len(rows._plans) <= 5
 
 
-@pytest.mark.parametrize(("name", "most"), [("windows", 4), ("waves", 2), ("volumes", 1), ("padded", 0), ("looping", 0)])
+WHOLE = {"windows": 4, "waves": 2, "volumes": 1, "padded": 0, "looping": 0}
+
+
+@pytest.mark.parametrize(("name", "most"), WHOLE.items())
 def test_what_looks_at_windows_is_by_rows(
     name: str, most: int, made: Callable[[str], Compared], bundled: Callable[[str], Compared]
 ) -> None:

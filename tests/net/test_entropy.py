@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -112,6 +113,23 @@ def test_small_channels_share_a_range() -> None:
     one = entropy.parse(tables.find(made, 4).side)
     assert one.channels == 1
     assert codec.decode(codec.encode(made[0], "ec4", one)).shape == made[0].shape
+
+
+@pytest.mark.parametrize("ends", [(1, 2, 8), (3, 4, 5, 8), (7, 8)])
+def test_slices_of_rows_come_back_as_in_the_whole(ends: tuple[int, ...]) -> None:
+    coder, whole = found(5), held_out()
+    parts = [whole[:, :, start:end] for start, end in pairwise((0, *ends))]
+    assert codec.splits("ec5", SHAPE, [part.shape for part in parts], coder)
+    assert codec.splits("ec5", SHAPE, [part.shape for part in parts])
+    together = np.concatenate([codec.decode(codec.encode(part, "ec5", coder)) for part in parts], axis=2)
+    np.testing.assert_array_equal(together, codec.decode(codec.encode(whole, "ec5", coder)))
+
+
+def test_slices_of_channels_are_none() -> None:
+    part = (1, 3, *SHAPE[2:])
+    assert not codec.splits("ec5", SHAPE, [part])
+    assert not codec.splits("ec5", SHAPE, [part], found(5))
+    assert not codec.splits("ec5", (1, 12, 8, 8), [(1, 12, 4, 8)], found(5))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
