@@ -3,21 +3,23 @@
 Measured between two processes of one machine (python -m benchmarks.overlap --costs; docs/overlap.md).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgecloud.models.graph import LayerGraph
 from edgecloud.models.rows import Piece, RowPlan
+from edgecloud.models.specs import UnknownLayerError
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import Chunking, Crossing, Packed
 from edgecloud.partition.overlap import RowShares
 
 if TYPE_CHECKING:
     from edgecloud.engine.executor import Executor
+    from edgecloud.models.network import Network
 
 SEND_S, TAKE_S = 0.2e-3, 0.25e-3
 """Of the frame of every further chunk: on the edge, and on the cloud with putting its slice in its place."""
@@ -31,9 +33,9 @@ ZSTD = (0.08e-3, 0.18e-3, 150)
 """Seconds of cutting out and packing a slice and of unpacking it, and bytes, however little is in it: of forms, of all
 forms of small integers, and of the compressor in addition. Packed one after the other; unpacked after a pause of 20 ms,
 as there is until the next chunk has come, which takes three times as long."""
-STEP_S = 0.25e-3
-"""Of each layer that runs by rows, for every further chunk: a call, weights that are read again, and what is kept for
-the next one (python -m benchmarks.rows: 0.12 ms where a layer has few weights, 0.5 ms of alex_net's convolutions)."""
+BLOCKS = {"torch": (0.07e-3, 1e9), "onnxruntime": (0.02e-3, 6e9)}
+"""Seconds of each further block of rows, and bytes of weights in a second that it reads again and lays out for the
+processor, by back-end (python -m benchmarks.rows)."""
 PIECES = tuple(n / 32 for n in (1, 2, 4, 8, 12, 16, 20, 24, 28, 30, 31, 32))
 """Where the chunks end in which a boundary is thought to come, to learn what can be computed after which rows; in
 between it grows evenly. What first rows need and last rows leave to do is what cannot be hidden, so these are short."""
@@ -58,8 +60,8 @@ def chunking_of(
     return Chunking(
         edge_s=SEND_S,
         cloud_s=TAKE_S,
-        edge_step_s=STEP_S / share,
-        cloud_step_s=STEP_S / cloud_share,
+        edge_blocks=1 / share,
+        cloud_blocks=1 / cloud_share,
         most=min(MOST, most),
         more=lambda codec, shape: further_chunk(codec, shape, share),
         head_rows=head_rows,
@@ -76,9 +78,10 @@ class RowsOf(Mapping[Crossing, RowShares]):
     Iterating goes over points with one tensor alone: of others there are too many.
     """
 
-    def __init__(self, graph: LayerGraph, plan_of: PlanOf, most: int) -> None:
+    def __init__(self, network: "Network", plan_of: PlanOf, most: int) -> None:
         """`most` is of tensors that may cross."""
-        self._graph, self._plan_of, self._most = graph, plan_of, most
+        graph = network.graph
+        self._network, self._graph, self._plan_of, self._most = network, graph, plan_of, most
         self._points = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
         self._known: dict[Crossing, RowShares | None] = {}
 
@@ -88,7 +91,8 @@ class RowsOf(Mapping[Crossing, RowShares]):
         is made."""
         graph = executor.network.graph
         inputs = graph.only_inputs
-        return cls(graph, lambda made, pieces: executor.head_rows(inputs | graph.needed_by(*made), pieces), 1)
+        made_by = executor.head_rows
+        return cls(executor.network, lambda made, pieces: made_by(inputs | graph.needed_by(*made), pieces), 1)
 
     @classmethod
     def of_tails(cls, executor: "Executor") -> "RowsOf":
@@ -100,7 +104,7 @@ class RowsOf(Mapping[Crossing, RowShares]):
             tail = graph.everything - graph.only_inputs - graph.needed_by(*crossing)
             return executor.tail_rows(tail, pieces) if set(graph.inputs_of(tail)) == set(crossing) else None
 
-        return cls(graph, plan_of, MOST)
+        return cls(executor.network, plan_of, MOST)
 
     def __getitem__(self, crossing: Crossing) -> RowShares:
         if crossing not in self._known:
@@ -136,12 +140,22 @@ class RowsOf(Mapping[Crossing, RowShares]):
             places += [passed + end for end in ends]
             passed += shape[axis]
         plan = self._plan_of(crossing, pieces)
-        return None if plan is None else shares_of(plan, places)
+        return None if plan is None else shares_of(plan, places, self._weight_bytes)
+
+    @cached_property
+    def _weight_bytes(self) -> tuple[int, ...]:
+        """Of every layer; 0 where nobody described it."""
+        count = len(self._graph.layers)
+        try:
+            described = tuple(spec.weight_bytes for spec in self._network.specs())
+        except UnknownLayerError:
+            described = ()
+        return (0,) * (count - len(described)) + described
 
 
-def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares:
+def shares_of(plan: RowPlan, ends: Sequence[int], weight_bytes: Sequence[int] = ()) -> RowShares:
     """What of each layer that a plan runs belongs to the first rows: of layers by rows in proportion between the ends
-    of its chunks, of layers that it runs in one piece nothing or all."""
+    of its chunks, of layers that it runs in one piece nothing or all. `weight_bytes` are those of every layer."""
     early = sorted({layer for step in plan.steps for layer in step.whole})
     layers = (*plan.region, *early)
     done, lines = dict.fromkeys(layers, 0.0), [dict.fromkeys(layers, 0.0)]
@@ -157,7 +171,14 @@ def shares_of(plan: RowPlan, ends: Sequence[int]) -> RowShares:
     begun = np.searchsorted(places, rows, side="right") - 1
     columns = [np.interp(rows, places, column) for column in table.T[: len(plan.region)]]
     columns += [column[begun] for column in table.T[len(plan.region) :]]
-    return RowShares(layers, tuple(map(tuple, np.minimum(np.column_stack(columns), 1.0).tolist())))
+    blocks = Counter(made.layer for step in plan.steps for made in step.made)
+    call_s, bytes_per_s = BLOCKS.get(plan.backend, BLOCKS["torch"])
+    return RowShares(
+        layers,
+        tuple(map(tuple, np.minimum(np.column_stack(columns), 1.0).tolist())),
+        tuple(max(1, blocks[layer]) for layer in layers),
+        tuple(call_s + (weight_bytes[layer] if weight_bytes else 0) / bytes_per_s for layer in layers),
+    )
 
 
 @lru_cache(maxsize=4096)

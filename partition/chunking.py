@@ -44,8 +44,8 @@ STEPS = (1, 2, 4, 8)
 """... and by how much."""
 FEW = 9
 """Places at which a boundary may be cut, up to which all ends are tried."""
-DEPTHS = (0.25, 0.5, 0.75)
-"""Of the seconds of the layers that a tail can run by rows, where it may end to do so."""
+DEPTHS, FEW_LAYERS = (0.25, 0.5, 0.75), 4
+"""Of the seconds of the layers that a tail can run by rows, where it may end to do so; of few ones anywhere."""
 NO_MORE = Packed("", 0)
 Shares = tuple[tuple[float, ...], ...]
 Values = NDArray[np.float64]
@@ -185,7 +185,7 @@ class _Case:
     through: Values
     """Seconds of everything up to each place, shape (5, places): computing, packing, sending, unpacking, computing."""
     further: Values
-    """Seconds that every further chunk takes in addition, shape (5,)."""
+    """Seconds that 0, 1, 2, ... further chunks take in addition, shape (5, counts)."""
     in_turn: StageTimes
     rest_s: float
     """After the last chunk: what is left of the tail, and the way of the answer."""
@@ -194,16 +194,18 @@ class _Case:
     tail_rows: bool = False
     until: int | None = None
 
-    def passages(self, ends: Ends) -> tuple[Values, Values]:
+    def passages(self, ends: Ends) -> tuple[Values, Ends]:
         """Seconds of every chunk of some cases, shape (5, cases, chunks), and how many further chunks these have."""
         begins = np.concatenate([np.zeros((len(ends), 1), dtype=np.intp), ends[:, :-1]], axis=1)
         is_there = ends > begins
+        more = is_there.sum(axis=1) - 1
         seconds = self.through[:, ends] - self.through[:, begins]
-        seconds[:, :, 1:] += self.further[:, None, None] * is_there[:, 1:]
+        each = self.further[:, more] / np.maximum(1, more)
+        seconds[:, :, 1:] += each[:, :, None] * is_there[:, 1:]
         seconds[:, :, 0] += self.through[:, :1]  # before anything has come or gone
-        return seconds, is_there.sum(axis=1) - 1.0
+        return seconds, more
 
-    def finished(self, ends: Ends) -> tuple[Values, Values]:
+    def finished(self, ends: Ends) -> tuple[Values, Ends]:
         """The totals of some cases, and how many further chunks they have."""
         seconds, more = self.passages(ends)
         chunks = ((s[0], s[1], s[2], s[3], s[4]) for s in np.moveaxis(seconds, 2, 0))
@@ -213,15 +215,26 @@ class _Case:
     def values(self, ends: Ends, weights: StageWeights) -> Values:
         """What is minimized."""
         totals, more = self.finished(ends)
-        head, packing, link, unpacking, rows = self.further.tolist()
+        head, packing, link, unpacking, rows = self.further
         added = weights.edge * (head + packing) + weights.upload * link + weights.cloud * (unpacking + rows)
-        sums = self.in_turn.stages_s + float(self.further.sum()) * more
-        return np.asarray(weights.value(self.in_turn) + added * more - weights.hidden * (sums - totals))
+        sums = self.in_turn.stages_s + self.further.sum(axis=0)
+        return np.asarray(weights.value(self.in_turn) + added[more] - weights.hidden * (sums[more] - totals))
 
     def search(self, weights: StageWeights, *, is_rough: bool) -> tuple[tuple[int, ...], float]:
         """The best ends that are found, and their value. Rough ones are of the sizes that are tried first."""
-        ends, value = self._best_of(self._all() if self.places <= FEW else self._shapes(), weights)
-        for _ in range(0 if is_rough or self.places <= FEW else MOVES):
+        if self.places <= FEW:
+            return self._best_of(self._all(), weights)
+        shapes = self._shapes()
+        first = self._best_of(shapes, weights)
+        if is_rough:
+            return first
+        counts = (shapes[:, 1:] > shapes[:, :-1]).sum(axis=1)
+        many = self._best_of(shapes[counts == counts.max()], weights)
+        return min((self._moved(*each, weights) for each in (first, many)), key=lambda found: found[1])
+
+    def _moved(self, ends: tuple[int, ...], value: float, weights: StageWeights) -> tuple[tuple[int, ...], float]:
+        """With ends moved, taken away and added while that helps."""
+        for _ in range(MOVES):
             moved, less = self._best_of(self._near(ends), weights)
             if less >= value * (1 - 1e-9):
                 break
@@ -285,7 +298,7 @@ class _Case:
     def result(self, ends: tuple[int, ...]) -> Overlapped:
         """What these ends take, and what leaves."""
         totals, more = self.finished(np.array([ends], dtype=np.intp))
-        head, packing, link, unpacking, rows = (self.further * more[0]).tolist()
+        head, packing, link, unpacking, rows = self.further[:, more[0]].tolist()
         times = replace(
             self.in_turn,
             edge_s=self.in_turn.edge_s + head,
@@ -329,12 +342,14 @@ def _cases(
     through[0] = _staged(problem, head, tensors, in_turn.edge_s)
     after_s = in_turn.rtt_s + in_turn.download_s
     most = [max(getattr(tensor.more, name) for tensor in tensors) for name in ("encode_s", "bytes", "decode_s")]
-    further = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
+    each_s = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
+    further = each_s[:, None] * np.arange(chunking.most + len(tensors) + 1)
     lines = _lines(tensors)
     made, fed = (each if each is not None and each.size == lines[-1] else None for each in by_rows)
-    heads = [None, *_by_rows(made, problem.edge_s, chunking.edge_step_s, ())]
+    counts = further.shape[1]
+    heads = [None, *_by_rows(made, problem.edge_s, chunking.edge_blocks, counts, ())]
     cloud_s = [load * s for s in problem.cloud.seconds]
-    tails = [None, *_by_rows(fed, cloud_s, load * chunking.cloud_step_s, DEPTHS)]
+    tails = [None, *_by_rows(fed, cloud_s, load * chunking.cloud_blocks, counts, DEPTHS)]
     for head_rows, tail_rows in product(heads, tails):
         passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
         if head_rows is not None:
@@ -355,12 +370,12 @@ class _UpTo:
     until: int | None
     seconds: Values
     """That they take for 0, 1, 2, ... rows."""
-    further_s: float
-    """That every further chunk takes in addition."""
+    further_s: Values
+    """That 0, 1, 2, ... further chunks take in addition."""
 
 
 def _by_rows(
-    rows: RowShares | None, seconds: Sequence[float], step_s: float, depths: Sequence[float]
+    rows: RowShares | None, seconds: Sequence[float], slower: float, counts: int, depths: Sequence[float]
 ) -> Iterator[_UpTo]:
     """All layers that can, and those behind which such shares of their seconds are over: layers far behind take little
     for long, and cost as much for every chunk."""
@@ -368,13 +383,19 @@ def _by_rows(
         return
     layers, table = np.array(rows.layers), np.asarray(rows.shares, dtype=np.float64)
     taken = np.array([seconds[layer] for layer in rows.layers])
-    yield _UpTo(None, table @ taken, step_s * len(layers))
+    blocks = np.arange(counts)[:, None] * np.ones(len(layers))
+    if rows.blocks:
+        blocks = np.minimum(blocks, np.array(rows.blocks) - 1)
+    further = slower * blocks * np.array(rows.block_s or np.zeros(len(layers)))
+    yield _UpTo(None, table @ taken, further.sum(axis=1))
     order = np.argsort(layers)
     done = np.cumsum(taken[order])
     ends = {int(layers[order[np.searchsorted(done, depth * done[-1])]]) for depth in depths}
+    if depths and len(layers) <= FEW_LAYERS:
+        ends = set(rows.layers)
     for until in sorted(ends - {int(layers.max(initial=-1))}):
         is_in = layers <= until
-        yield _UpTo(until, table @ (taken * is_in), step_s * int(is_in.sum()))
+        yield _UpTo(until, table @ (taken * is_in), further @ is_in)
 
 
 def _lines(tensors: Sequence[_Tensor]) -> list[int]:

@@ -91,9 +91,9 @@ class Chunking:
     """Seconds of the frame of every further chunk on the edge ..."""
     cloud_s: float = 0.0
     """... and on the cloud, in the thread that receives it."""
-    edge_step_s: float = 0.0
-    """Seconds that each layer which runs by rows takes for every further chunk, on the edge ..."""
-    cloud_step_s: float = 0.0
+    edge_blocks: float = 1.0
+    """How many times as long as on an idle core (RowShares.block_s) a further block of rows takes on the edge ..."""
+    cloud_blocks: float = 1.0
     """... and on the cloud, when that is idle."""
     most: int = 16
     """Chunks of one request."""

@@ -119,6 +119,10 @@ class RowShares:
     layers: tuple[int, ...]
     shares: tuple[tuple[float, ...], ...]
     """For 0, 1, 2, ... rows, up to all of them, the share of each layer, from 0 to 1: none falls, the last are 1."""
+    blocks: tuple[int, ...] = ()
+    """In how many blocks each layer is computed at most; () says nothing: as many as there are chunks."""
+    block_s: tuple[float, ...] = ()
+    """Seconds that each further block of a layer takes on an idle core, however small; () is nothing."""
 
     def __post_init__(self) -> None:
         if len(self.shares) < 2 or any(len(row) != len(self.layers) for row in self.shares):
@@ -128,6 +132,8 @@ class RowShares:
             raise ValueError("shares are between 0 and 1 and do not fall")
         if any(share != 1 for share in self.shares[-1]):
             raise ValueError("all rows are all of the work")
+        if any(each and len(each) != len(self.layers) for each in (self.blocks, self.block_s)):
+            raise ValueError("blocks are of every layer")
 
     @property
     def size(self) -> int:

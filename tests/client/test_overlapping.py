@@ -11,8 +11,9 @@ from torch import nn
 
 import edgecloud as ec
 from edgecloud.client.planning import chunking_for
-from edgecloud.engine.overlapping import MOST, STEP_S, RowsOf, chunking_of, further_chunk
+from edgecloud.engine.overlapping import BLOCKS, MOST, RowsOf, chunking_of, further_chunk
 from edgecloud.engine.torch_executor import TorchExecutor
+from edgecloud.models import registry
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
 from tests import branches
@@ -133,7 +134,19 @@ def test_calls_take_longer_where_only_a_share_of_a_core_is_there(net: ec.Network
         assert inner.ready.share == 1
         chunking = chunking_for(inner, config)
         assert chunking is not None
-        assert (chunking.cloud_step_s, chunking.edge_step_s) == (STEP_S, STEP_S / SLOW["emulate_cpu"])
+        assert (chunking.cloud_blocks, chunking.edge_blocks) == (1, 1 / SLOW["emulate_cpu"])
     slower = chunking_of(MOST, cloud_share=0.25)
     assert slower is not None
-    assert (slower.cloud_step_s, slower.edge_step_s) == (4 * STEP_S, STEP_S)
+    assert (slower.cloud_blocks, slower.edge_blocks) == (4, 1)
+
+
+def test_blocks_read_weights_again_and_are_no_more_than_there_are_rows_for() -> None:
+    network = registry.built_in("le_net").network()
+    shares = RowsOf.of_tails(TorchExecutor(network, "cpu"))[0,]
+    call_s, bytes_per_s = BLOCKS["torch"]
+    for layer, blocks, block_s in zip(shares.layers, shares.blocks, shares.block_s, strict=True):
+        rows, spec = network.graph.layers[layer].out_shape[2], network.specs()[layer - 1]
+        assert 1 <= blocks <= rows
+        assert block_s == pytest.approx(call_s + spec.weight_bytes / bytes_per_s)
+    kinds = {network.specs()[layer - 1].weight_bytes > 0 for layer in shares.layers}
+    assert kinds == {True, False}

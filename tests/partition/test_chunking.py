@@ -122,7 +122,8 @@ def shares(rng: random.Random, layers: Sequence[int], rows: int) -> RowShares:
     """Layers that lag behind the first rows by a few, as convolutions do."""
     lags = sorted(rng.randrange(max(1, rows // 2)) for _ in layers)
     table = [tuple(max(0.0, row - lag) / (rows - lag) for lag in lags) for row in range(rows)]
-    return RowShares(tuple(layers), (*table, (1.0,) * len(lags)))
+    blocks, block_s = tuple(rng.randrange(1, 9) for _ in lags), tuple(rng.uniform(0, 1e-3) for _ in lags)
+    return RowShares(tuple(layers), (*table, (1.0,) * len(lags)), blocks, block_s)
 
 
 def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
@@ -142,10 +143,8 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
         for layer in ends
         if layer and rng.random() < 0.4
     }
-    edge_s, cloud_s, edge_step_s, cloud_step_s = (rng.uniform(0, most) for most in (0.01, 0.01, 1e-3, 1e-3))
-    chunking = Chunking(
-        edge_s, cloud_s, edge_step_s, cloud_step_s, 16, lambda codec, _: Packed(codec, 60), made, by_rows
-    )
+    costs = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2))
+    chunking = Chunking(*costs, 16, lambda codec, _: Packed(codec, 60), made, by_rows)
     cloud = CloudTimes(seconds[1], [0.001] * count, rng.choice([1.0, 2.0]), rng.choice([0.0, 0.05]))
     return Problem(graph, seconds[0], cloud, link, packed=packed, chunking=chunking)
 
@@ -174,19 +173,21 @@ def told(
     made, fed = chunking.head_rows.get((layer,)), chunking.tail_rows.get((layer,))
     if fed is not None and until is not None:
         kept = [place for place, number in enumerate(fed.layers) if number <= until]
-        table = [tuple(row[place] for place in kept) for row in fed.shares]
-        fed = RowShares(tuple(fed.layers[place] for place in kept), tuple(table))
+        layers, blocks, block_s = (
+            tuple(each[place] for place in kept) for each in (fed.layers, fed.blocks, fed.block_s)
+        )
+        fed = RowShares(layers, tuple(tuple(row[place] for place in kept) for row in fed.shares), blocks, block_s)
     for number, end in enumerate(ends):
         share, more = (end - begin) / rows, number > 0
         head = head_s if not more else 0.0
         if head_rows and made is not None:
             before = head_s - done(made, problem.edge_s, rows) if not more else 0.0
             head = before + done(made, problem.edge_s, end) - done(made, problem.edge_s, begin)
-            head += more * chunking.edge_step_s * len(made.layers)
+            head += more * chunking.edge_blocks * further_blocks_s(made, len(ends) - 1)
         computed = 0.0
         if tail_rows and fed is not None:
             computed = cloud.load * (done(fed, cloud.seconds, end) - done(fed, cloud.seconds, begin))
-            computed += more * cloud.load * chunking.cloud_step_s * len(fed.layers)
+            computed += more * cloud.load * chunking.cloud_blocks * further_blocks_s(fed, len(ends) - 1)
         chunks.append(
             (
                 head,
@@ -202,6 +203,14 @@ def told(
     if is_simulated:
         return simulated(chunks, cloud.queue_s, rest_s, is_by_rows=tail_rows)
     return pipelined(chunks, max, cloud.queue_s, is_by_rows=tail_rows) + rest_s
+
+
+def further_blocks_s(rows: RowShares, further: int) -> float:
+    """What the blocks of each of so many further chunks take: no layer has more than it can have."""
+    if not further:
+        return 0.0
+    most = zip(rows.blocks, rows.block_s, strict=True)
+    return sum(seconds * min(further, blocks - 1) for blocks, seconds in most) / further
 
 
 def by_brute_force(problem: Problem, layer: int) -> float:
@@ -343,8 +352,8 @@ def test_a_branch_of_the_tail_runs_while_the_other_tensor_comes() -> None:
     cloud = CloudTimes([0, 1, 1, 0.2, 0.05], [0] * 5, queue_s=0.03)
     link = Link(20480, 1e6, 0.01)
     problem = Problem(LayerGraph("two", layers, (4,)), [0, 0.01, 0.02, 9, 9], cloud, link, packed=packed)
-    rows = RowShares((3,), (*(16 * ((0.0,),)), *(17 * ((1.0,),))))
-    whole = Chunking(1e-3, 1e-3, cloud_step_s=1e-3, more=lambda *_: None)
+    rows = RowShares((3,), (*(16 * ((0.0,),)), *(17 * ((1.0,),))), block_s=(1e-3,))
+    whole = Chunking(1e-3, 1e-3, more=lambda *_: None)
     crossing: Crossing = (1, 2)
     plain, branching = whole, replace(whole, tail_rows={crossing: rows})
     before = overlapped(replace(problem, chunking=plain), parts_of(problem.graph, head))
