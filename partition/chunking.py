@@ -201,7 +201,12 @@ class _Case:
         more = is_there.sum(axis=1) - 1
         seconds = self.through[:, ends] - self.through[:, begins]
         each = self.further[:, more] / np.maximum(1, more)
-        seconds[:, :, 1:] += each[:, :, None] * is_there[:, 1:]
+        seconds[:4, :, 1:] += each[:4, :, None] * is_there[:, 1:]
+        # Every layer of a tail has its last block with the last chunk; the others are spread over those before.
+        last_s = self.further[4, 1] * (more > 0)
+        between_s = (self.further[4, more] - last_s) / np.maximum(1, more - 1)
+        is_last = ends == self.places
+        seconds[4, :, 1:] += np.where(is_last, last_s[:, None], between_s[:, None])[:, 1:] * is_there[:, 1:]
         seconds[:, :, 0] += self.through[:, :1]  # before anything has come or gone
         return seconds, more
 

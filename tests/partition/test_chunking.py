@@ -187,7 +187,7 @@ def told(
         computed = 0.0
         if tail_rows and fed is not None:
             computed = cloud.load * (done(fed, cloud.seconds, end) - done(fed, cloud.seconds, begin))
-            computed += more * cloud.load * chunking.cloud_blocks * further_blocks_s(fed, len(ends) - 1)
+            computed += cloud.load * chunking.cloud_blocks * tail_blocks_s(fed, len(ends) - 1, number)
         chunks.append(
             (
                 head,
@@ -211,6 +211,16 @@ def further_blocks_s(rows: RowShares, further: int) -> float:
         return 0.0
     most = zip(rows.blocks, rows.block_s, strict=True)
     return sum(seconds * min(further, blocks - 1) for blocks, seconds in most) / further
+
+
+def tail_blocks_s(rows: RowShares, further: int, number: int) -> float:
+    """The same of a tail, of one of these chunks: the last block of every layer is made with the last one."""
+    last_s = further_blocks_s(rows, 1)
+    if number == 0:
+        return 0.0
+    if number == further:
+        return last_s
+    return (further * further_blocks_s(rows, further) - last_s) / (further - 1)
 
 
 def by_brute_force(problem: Problem, layer: int) -> float:
