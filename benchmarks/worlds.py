@@ -138,8 +138,9 @@ def world(rng: np.random.Generator, wrong: Callable[[int], Floats], apart: float
     problem = Problem(graph, edge_s, cloud, Link(rate, rate, rtt_s), packed=packed)
     table = table_of(problem, problem)
     ways = table.at(problem)
-    factors = (wrong(ways.edge.shape[1]), np.ones(2), wrong(ways.cloud.shape[1]))
-    return World(table, ways, problem, factors)
+    columns = ways.edge.shape[1], ways.cloud.shape[1]
+    here, there = (np.insert(wrong(count - 1), count - 2, 1.0) for count in columns)  # nothing is sent in chunks
+    return World(table, ways, problem, (here, np.ones(2), there))
 
 
 def steering(made: World, sd: float) -> Steering:

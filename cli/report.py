@@ -132,7 +132,8 @@ def _interval(outcome: Outcome) -> dict[str, float]:
 
 
 def _move(move: PlanMove) -> dict[str, Any]:
-    return {"at": move.at, "from": move.before, "to": move.after, "why": move.why, "ratio": move.ratio}
+    told = {"at": move.at, "from": move.before, "to": move.after, "why": move.why, "ratio": move.ratio}
+    return told if move.in_one_piece is None else told | {"in_one_piece": move.in_one_piece}
 
 
 MEASURED = ("edge_s", "encode_s", "queue_s", "cloud_s", "total_s", "transfer_s", "hidden_s")

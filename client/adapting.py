@@ -16,14 +16,14 @@ from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.outcome import Interval, Plan, PlanMove
 from edgecloud.client.planning import Parts, Prepared, plan_of, room_of
 from edgecloud.partition import chain
-from edgecloud.partition.adaptive import Pick, Ways, first_interval
+from edgecloud.partition.adaptive import IN_ONE_PIECE, Pick, Ways, first_interval
 from edgecloud.partition.chunking import overlapped
 from edgecloud.partition.cost import Problem, StageTimes, parts_of
 from edgecloud.partition.decide import with_gain
 from edgecloud.partition.drift import Stage
 from edgecloud.partition.overlap import Overlap
 from edgecloud.partition.steering import Measurement, Move, Steering
-from edgecloud.partition.ways import Table, corrected, first_belief, stages_of, table_of
+from edgecloud.partition.ways import Table, corrected, first_belief, point_of, stages_of, table_of
 from edgecloud.utils.errors import AppError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Adapter:
         """... which is due again at this moment."""
         self._under_way = 0
         self._was_shared = False
-        self._seen: set[Parts] = set()
+        self._seen: set[str] = set()
         self._told = 0
 
     @property
@@ -154,10 +154,11 @@ class Adapter:
         codecs = {**self.plan.codecs, **table.codecs[way]}
         totals = self._steering.believed.totals(self._ways)
         waiting_s = float(totals.stages[way, 1:].sum() + self._ways.waiting_s[way])  # as if nothing overlapped
-        is_cold, is_alone = parts not in self._seen, not self._was_shared
-        self._seen.add(parts)
+        name = table.names[way]
+        is_cold, is_alone = name not in self._seen, not self._was_shared
+        self._seen.add(name)
         sent = table.overlaps[way]
-        return Turn(parts, codecs, waiting_s, table.names[way], table, self._ways, sent, is_try, is_alone, is_cold)
+        return Turn(parts, codecs, waiting_s, name, table, self._ways, sent, is_try, is_alone, is_cold)
 
     def end(self, turn: Turn | None, answered: Answered | None) -> None:
         """The inference has ended; None: it failed, and nothing is learnt of it."""
@@ -246,11 +247,14 @@ class Adapter:
             return
         running = self._table.parts[self._table.names.index(self._steering.running)]
         table = self._table_of(plan, running)
+        plain = self._steering.running.removesuffix(IN_ONE_PIECE)
+        if self._steering.running not in table.names and plain in table.names:
+            self._steering.rename(plain)  # no chunks are predicted to gain anything any more
         if self._steering.running not in table.names:
             return  # another cloud, perhaps, that does not take what is sent: client.resilient sees to that
         self._table, self._usual, self._packed_by = table, None, plan
         self._ways = self._table.at(self._problem)
-        self._seen &= set(self._table.parts)
+        self._seen &= set(self._table.names)
 
     def _table_of(self, plan: Plan, *others: Parts) -> Table:
         """The ways of a plan's problem, with the seconds that were predicted."""
@@ -279,8 +283,11 @@ class Adapter:
         way = table.names.index(self._steering.running)
         problem = corrected(self._problem, table, self._steering.believed)
         exact, points = self._packed_by.problem, self._packed_by.points_problem
-        packed_by = points if points is not None and self._steering.running.isdecimal() else exact
+        is_point, is_whole = point_of(table.names[way]) is not None, table.overlaps[way] is None
+        packed_by = points if points is not None and is_point else exact
         packed = replace(problem, packed=None if packed_by is None else packed_by.packed)
+        if is_whole:
+            packed = replace(packed, chunking=None)
         sent = overlapped(packed, table.parts[way])
         decision = replace(
             self.plan.decision,
@@ -356,5 +363,7 @@ def _measurement(turn: Turn, times: StageTimes, elapsed_s: float, *, is_whole: b
 def _told(edge: Edge, move: Move) -> PlanMove:
     """A move by the points of the cuts; a cut that several tensors cross has none."""
     last = len(edge.graph.points) - 1
-    before, after = (int(name) if name.isdecimal() else None for name in (move.before, move.after))
-    return PlanMove(move.at, before, after, last, move.why, move.ratio)
+    is_same = move.before.removesuffix(IN_ONE_PIECE) == move.after.removesuffix(IN_ONE_PIECE)
+    is_whole = is_same and move.after.endswith(IN_ONE_PIECE)
+    before, after = point_of(move.before), point_of(move.after)
+    return PlanMove(move.at, before, after, last, move.why, move.ratio, is_whole if is_same else None)

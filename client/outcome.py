@@ -42,10 +42,14 @@ class PlanMove:
     """`prediction`, as corrected by what was measured, or `guard`: the cut really took longer than an end."""
     ratio: float
     """How much longer."""
+    in_one_piece: bool | None = None
+    """Where the cut stays: whether its stages do not overlap any more; None for another cut."""
 
     def __str__(self) -> str:
         verb = "took" if self.why == "guard" else "is expected to take"
         before, after = self._place(self.before), self._place(self.after)
+        if self.in_one_piece is not None:
+            before, after = ("chunks", "one piece") if self.in_one_piece else ("one piece", "chunks")
         return f"changed from {before} to {after} after {self.at} inferences: it {verb} {self.ratio:.2f} x as long"
 
     def _place(self, point: int | None) -> str:

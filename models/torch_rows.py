@@ -362,10 +362,8 @@ def _spatial(call: _Call, dims: int) -> int:
 def _padded(names: Sequence[str], call: _Call) -> TorchRow:
     """With a constant, which belongs at real borders alone; `names` are those of the arguments behind the pads."""
     pads = call.setting("padding" if call.module is not None else "pad", 1, default=None)
-    mode, value = (
-        call.setting(name, names.index(name) + 2, default=default) if name in names else default
-        for name, default in (("mode", "constant"), ("value", None))
-    )
+    mode = call.setting("mode", names.index("mode") + 2, default="constant") if "mode" in names else "constant"
+    value: Any = call.setting("value", names.index("value") + 2, default=None)
     if not isinstance(pads, tuple | list) or not all(isinstance(each, int) for each in pads) or mode != "constant":
         raise _WholeError
     axis, sides = call.axis, [*pads, *[0] * (2 * len(call.out_shape) - len(pads))]

@@ -1,8 +1,8 @@
 """Which way to run a network, inference after inference, while predictions turn out wrong and machines change. Pure.
 
-A *way* is a placement with its codecs. All ways share the factors of partition.drift: each stage that was measured
-corrects every way that has the same kinds of work in it. From that follow the predicted seconds of every way, and how
-sure it is that one takes less than the one that is running.
+A *way* is a placement with its codecs, and with the chunks in which its boundary leaves. All ways share the factors of
+partition.drift: each stage that was measured corrects every way that has the same kinds of work in it. From that follow
+the predicted seconds of every way, and how sure it is that one takes less than the one that is running.
 
 steady      the running way is left only for one that is clearly better: by MARGIN, and by SURE standard deviations of
             their difference
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgecloud.partition.cost import StageTimes, pipelined
 from edgecloud.partition.drift import FIRST_NOISE, TICK_S, Floats, SideFactors, quadratic
 
+IN_ONE_PIECE = " in one piece"  # behind the name of a way: the same, but nothing overlaps
 MARGIN = 0.02  # of the running way's seconds
 SURE = 1.5  # standard deviations: from there another way is taken for better ...
 AGAIN = 3.0  # ... for a better one that was left before, on the same machines: near ties are no swing

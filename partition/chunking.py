@@ -348,7 +348,7 @@ def _cases(
     after_s = in_turn.rtt_s + in_turn.download_s
     most = [max(getattr(tensor.more, name) for tensor in tensors) for name in ("encode_s", "bytes", "decode_s")]
     each_s = np.array([0.0, chunking.edge_s + most[0], most[1] / link.up_bytes_per_s, chunking.cloud_s + most[2], 0.0])
-    further = each_s[:, None] * np.arange(chunking.most + len(tensors) + 1)
+    further = np.outer(each_s, np.arange(chunking.most + len(tensors) + 1, dtype=np.float64))
     lines = _lines(tensors)
     made, fed = (each if each is not None and each.size == lines[-1] else None for each in by_rows)
     counts = further.shape[1]

@@ -83,6 +83,10 @@ class Guard:
         """The same, but for what a way took: that was of another time, where it is only now run again."""
         return Guard({name: totals for name, totals in self.totals.items() if name != way})
 
+    def renamed(self, way: str, name: str) -> "Guard":
+        """The same, with another name of a way."""
+        return Guard({name if each == way else each: totals for each, totals in self.totals.items()})
+
     def typical_s(self, way: str) -> float:
         """What it took in the middle since then, in seconds; 0 where it did not run."""
         ours = self.totals.get(way)

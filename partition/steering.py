@@ -15,6 +15,7 @@ import numpy as np
 from edgecloud.partition.adaptive import (
     AGAIN,
     FRESH,
+    IN_ONE_PIECE,
     SURE,
     Believed,
     Budget,
@@ -177,7 +178,7 @@ class Steering:
             return None
         self._audit_gap = min(AUDIT_MOST, AUDIT_FACTOR * self._audit_gap)
         self._audit_at = self.count + self._audit_gap
-        ends = [names.index(end) for end in self._ends if end in names and names.index(end) != running]
+        ends = [names.index(end) for end in self._rivals if end in names and names.index(end) != running]
         took_s = max(float(totals.seconds[running]), self._guard.typical_s(self.running))
         worst_s = (1 + min(AUDIT_WORST, max(0.0, self._allowance.tries))) * took_s
         ends = [way for way in ends if totals.seconds[way] < min(worst_s, most_s)]
@@ -227,14 +228,23 @@ class Steering:
             self._audit_at, self._audit_gap = self.count + AUDIT_FIRST, AUDIT_FIRST
 
     def _give_up(self, names: Sequence[str]) -> None:
-        """Go to an end that the running way has lost to."""
-        lost = self._guard.lost(self.running, tuple(end for end in self._ends if end in names))
+        """Go to what the running way has lost to."""
+        lost = self._guard.lost(self.running, tuple(end for end in self._rivals if end in names))
         if lost is not None:
             self._losses += 1
             self._barred[self.running] = self.count + BARRED * 2 ** (self._losses - 1)
             if self._losses > 1:  # what is predicted of cuts is wrong in a way that no factor mends
                 self._barred |= {name: self._barred[self.running] for name in names if name not in self._ends}
             self._move(lost.end, "guard", lost.ratio)
+
+    @property
+    def _rivals(self) -> tuple[str, ...]:
+        """What the running way must not be slower than: both ends, and the same without overlap."""
+        return (*self._ends, f"{self.running}{IN_ONE_PIECE}")
+
+    def rename(self, running: str) -> None:
+        """The running way has another name from now on."""
+        self._guard, self.running = self._guard.renamed(self.running, running), running
 
     def _move(self, to: str, why: str, ratio: float) -> None:
         self.moves.append(Move(self.count, self.running, to, why, ratio))

@@ -11,14 +11,15 @@ import numpy as np
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.partition import chain
-from edgecloud.partition.adaptive import LINK_SD, Believed, Shares, Ways
+from edgecloud.partition.adaptive import IN_ONE_PIECE, LINK_SD, Believed, Shares, Ways
 from edgecloud.partition.chunking import Overlapped, overlapped
-from edgecloud.partition.cost import Part, Problem, StageTimes, parts_of
+from edgecloud.partition.cost import Part, Problem, StageTimes, parts_of, predict
 from edgecloud.partition.drift import Floats, SideFactors, Stage
 from edgecloud.partition.overlap import Overlap
 
 MATTERS = 0.03  # of all seconds of a side: a kind with less has no factor of its own
 PACKING_SD = 0.7  # short times, of other data: a packing's first measurement says most
+CHUNKS_SD = 0.7  # of what further blocks of rows take: that depends on caches, too
 PACKING_NOISE = 0.1  # packing is short, and depends on what is packed
 
 
@@ -48,7 +49,8 @@ class Kinds:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """All ways of a problem. `edge` and `cloud` hold seconds by kind, the packing last, on an idle cloud."""
+    """All ways of a problem. `edge` and `cloud` hold seconds by kind on an idle cloud, then what chunks take more to
+    compute, and packing last."""
 
     names: tuple[str, ...]
     parts: tuple[tuple[Part, ...], ...]
@@ -107,9 +109,13 @@ def table_of(
     sent = [
         known_points[head] if head in known_points else overlapped(exact, parts_of(graph, head)) for _, head, _ in cuts
     ]
+    for (name, head, problem), each in list(zip(cuts, sent, strict=True)):
+        if each.overlap is not None:
+            cuts.append((f"{name}{IN_ONE_PIECE}", head, problem))
+            sent.append(Overlapped(predict(problem, parts_of(graph, head))))
     lines = [_Line.of(problem, head, rows, each) for (_, head, problem), each in zip(cuts, sent, strict=True)]
     names = tuple(name for name, *_ in cuts)
-    ends = ("0", str(len(graph.points) - 1))
+    ends = ("0", f"0{IN_ONE_PIECE}", str(len(graph.points) - 1))
     return Table(
         names,
         tuple(line.parts for line in lines),
@@ -124,6 +130,12 @@ def table_of(
         tuple(line.sent.overlap for line in lines),
         _shares([line.sent for line in lines]),
     )
+
+
+def point_of(name: str) -> int | None:
+    """The point that a way cuts at; None where several tensors cross."""
+    plain = name.removesuffix(IN_ONE_PIECE)
+    return int(plain) if plain.isdecimal() else None
 
 
 def _shares(sent: Sequence[Overlapped]) -> Shares | None:
@@ -155,20 +167,21 @@ class _Line:
     @classmethod
     def of(cls, problem: Problem, head: frozenset[int], rows: tuple[Floats, Floats], sent: Overlapped) -> "_Line":
         graph, parts = problem.graph, parts_of(problem.graph, head)
-        edge, cloud = np.append(rows[0][sorted(head)].sum(axis=0), 0.0), np.zeros(rows[1].shape[1] + 1)
+        edge = np.concatenate([rows[0][sorted(head)].sum(axis=0), [0.0, 0.0]])
+        cloud = np.zeros(rows[1].shape[1] + 2)
         if len(parts) == 1:
             return cls(parts, {}, edge, cloud)
         tail = parts[-1].layers
         crossing = graph.inputs_of(tail)
         packed = problem.crossing(crossing)
-        cloud[:-1] = rows[1][sorted(tail)].sum(axis=0)
-        cloud[-2] += problem.cloud.start_s[graph.points[graph.entry(head)].layer]
+        cloud[:-2] = rows[1][sorted(tail)].sum(axis=0)
+        cloud[-3] += problem.cloud.start_s[graph.points[graph.entry(head)].layer]
         edge[-1], cloud[-1] = sent.predicted.encode_s, sent.predicted.decode_s
         up_bytes = packed.bytes
         if sent.overlap is not None:  # every further chunk has a frame of its own
             up_bytes = round(sent.predicted.upload_s * problem.link.up_bytes_per_s)
-            edge[-2] += max(0.0, sent.predicted.edge_s - float(edge[:-1].sum()))  # so has every call for some rows
-            cloud[-2] += max(0.0, sent.predicted.cloud_s / problem.cloud.load - float(cloud[:-1].sum()))
+            edge[-2] = max(0.0, sent.predicted.edge_s - float(edge[:-1].sum()))
+            cloud[-2] = max(0.0, sent.predicted.cloud_s / problem.cloud.load - float(cloud[:-1].sum()))
         codecs = {} if problem.packed is None else {layer: problem.packed[layer].codec for layer in crossing}
         return cls(parts, codecs, edge, cloud, up_bytes, max(1, problem.result_bytes), sent)
 
@@ -176,7 +189,7 @@ class _Line:
 def first_belief(table: Table, edge_sd: float, cloud_sd: float) -> Believed:
     """Before anything was measured: by how much, as logarithms, the seconds of either side may be wrong."""
     edge, cloud = (
-        [sd] * kinds.count + [PACKING_SD] for sd, kinds in zip((edge_sd, cloud_sd), table.kinds, strict=True)
+        [sd] * kinds.count + [CHUNKS_SD, PACKING_SD] for sd, kinds in zip((edge_sd, cloud_sd), table.kinds, strict=True)
     )
     return Believed(SideFactors.start(edge), SideFactors.start([LINK_SD, LINK_SD]), SideFactors.start(cloud))
 
@@ -186,7 +199,11 @@ def corrected(problem: Problem, table: Table, believed: Believed) -> Problem:
     edge, link, cloud = (side.factors for side in believed.sides)
     edge_s = [s * edge[kind] for s, kind in zip(problem.edge_s, table.kinds[0].of, strict=True)]
     cloud_s = [s * cloud[kind] for s, kind in zip(problem.cloud.seconds, table.kinds[1].of, strict=True)]
-    start_s = [s * cloud[-2] for s in problem.cloud.start_s]
+    start_s = [s * cloud[-3] for s in problem.cloud.start_s]
+    chunking = problem.chunking
+    if chunking is not None:
+        blocks = chunking.edge_blocks * edge[-2], chunking.cloud_blocks * cloud[-2]
+        chunking = replace(chunking, edge_blocks=blocks[0], cloud_blocks=blocks[1])
     up, rest = float(link[0]), float(link[1])
     rates = replace(
         problem.link,
@@ -194,7 +211,8 @@ def corrected(problem: Problem, table: Table, believed: Believed) -> Problem:
         down_bytes_per_s=problem.link.down_bytes_per_s / rest,
         rtt_s=problem.link.rtt_s * rest,
     )
-    return replace(problem, edge_s=edge_s, cloud=replace(problem.cloud, seconds=cloud_s, start_s=start_s), link=rates)
+    cloud_times = replace(problem.cloud, seconds=cloud_s, start_s=start_s)
+    return replace(problem, edge_s=edge_s, cloud=cloud_times, link=rates, chunking=chunking)
 
 
 def stages_of(predicted: Floats, computing_s: float, packing_s: float, extra_sd: float) -> tuple[Stage, ...]:

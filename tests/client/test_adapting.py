@@ -186,6 +186,14 @@ def test_what_is_adapted_and_how_sure_it_is_at_first(edge: Edge, config: EdgeCon
             PlanMove(1, None, 4, 12, "guard", 1.2),
             "changed from a cut of several tensors to point 4 after 1 inferences: it took 1.20 x as long",
         ),
+        (
+            PlanMove(8, 0, 0, 12, "guard", 1.1, in_one_piece=True),
+            "changed from chunks to one piece after 8 inferences: it took 1.10 x as long",
+        ),
+        (
+            PlanMove(8, 4, 4, 12, "prediction", 1.1, in_one_piece=False),
+            "changed from one piece to chunks after 8 inferences: it is expected to take 1.10 x as long",
+        ),
     ],
 )
 def test_a_move_is_told_in_a_line(move: PlanMove, text: str) -> None:

@@ -143,8 +143,10 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
         for layer in ends
         if layer and rng.random() < 0.4
     }
-    costs = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2))
-    chunking = Chunking(*costs, 16, lambda codec, _: Packed(codec, 60), made, by_rows)
+    edge_s, cloud_s, edge_blocks, cloud_blocks = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2))
+    chunking = Chunking(
+        edge_s, cloud_s, edge_blocks, cloud_blocks, 16, lambda codec, _: Packed(codec, 60), made, by_rows
+    )
     cloud = CloudTimes(seconds[1], [0.001] * count, rng.choice([1.0, 2.0]), rng.choice([0.0, 0.05]))
     return Problem(graph, seconds[0], cloud, link, packed=packed, chunking=chunking)
 
@@ -173,9 +175,8 @@ def told(
     made, fed = chunking.head_rows.get((layer,)), chunking.tail_rows.get((layer,))
     if fed is not None and until is not None:
         kept = [place for place, number in enumerate(fed.layers) if number <= until]
-        layers, blocks, block_s = (
-            tuple(each[place] for place in kept) for each in (fed.layers, fed.blocks, fed.block_s)
-        )
+        layers, blocks = (tuple(each[place] for place in kept) for each in (fed.layers, fed.blocks))
+        block_s = tuple(fed.block_s[place] for place in kept)
         fed = RowShares(layers, tuple(tuple(row[place] for place in kept) for row in fed.shares), blocks, block_s)
     for number, end in enumerate(ends):
         share, more = (end - begin) / rows, number > 0

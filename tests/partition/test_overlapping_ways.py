@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from edgecloud.partition import chain
-from edgecloud.partition.adaptive import Believed
-from edgecloud.partition.cost import Problem
-from edgecloud.partition.drift import SideFactors
-from edgecloud.partition.ways import Table, first_belief, table_of
+from edgecloud.partition.adaptive import IN_ONE_PIECE, Believed
+from edgecloud.partition.cost import Problem, predict
+from edgecloud.partition.drift import SideFactors, Stage
+from edgecloud.partition.guard import Guard
+from edgecloud.partition.steering import Measurement, Steering
+from edgecloud.partition.ways import Table, corrected, first_belief, point_of, stages_of, table_of
 from tests.partition.test_chunking import drawn
 
 
@@ -61,6 +63,88 @@ def test_slopes_say_what_the_total_of_a_way_does_where_a_stage_is_longer(seed: i
             np.testing.assert_allclose(after.stages[:, side] - totals.stages[:, side], shown * (more - 1), atol=1e-9)
             hidden += int((slope < 0.5 * shown).sum())
     assert hidden > 0
+
+
+def test_every_way_that_overlaps_is_there_in_one_piece_too() -> None:
+    problem, table = ways_of(2)
+    names, ways = list(table.names), table.at(problem)
+    totals = first_belief(table, 0.2, 0.2).totals(ways)
+    overlapping = [number for number, overlap in enumerate(table.overlaps) if overlap is not None]
+    assert overlapping
+    for number in overlapping:
+        other = names.index(f"{names[number]}{IN_ONE_PIECE}")
+        assert table.parts[other] == table.parts[number]
+        assert point_of(names[other]) == point_of(names[number]) == int(names[number])
+        assert table.overlaps[other] is None
+        in_turn_s = predict(problem, table.parts[other]).total_s
+        assert totals.seconds[other] == pytest.approx(in_turn_s)
+        assert ways.edge[other, -2] == ways.cloud[other, -2] == 0
+    assert len(names) == len(problem.graph.points) + len(overlapping)
+    assert set(table.ends) <= set(names)
+
+
+def costly(seed: int, factor: float) -> tuple[Problem, Table, Believed]:
+    """A problem whose best way computes by rows, and what is true of it: each further block takes so many times as long
+    as is predicted, and the best way is another one."""
+    rng = random.Random(seed)
+    while True:
+        problem = drawn(rng, 14)
+        problem = replace(problem, cloud=replace(problem.cloud, queue_s=0.0))
+        table = table_of(problem, problem)
+        ways, believed = table.at(problem), first_belief(table, 0.2, 0.2)
+        best = int(np.argmin(believed.totals(ways).seconds))
+        truth = with_factor(believed, 2, ways.cloud.shape[1] - 2, factor)
+        true_s = truth.totals(ways).seconds
+        if table.overlaps[best] is not None and true_s[best] > 1.05 * true_s.min():
+            return problem, table, truth
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_take_longer_than_predicted_are_left(seed: int) -> None:
+    problem, table, truth = costly(seed, 6.0)
+    names, ways, believed = table.names, table.at(problem), first_belief(table, 0.2, 0.2)
+    best = int(np.argmin(believed.totals(ways).seconds))
+    steering, rng = Steering(believed, names[best], table.ends), random.Random(seed)
+    totals = truth.totals(ways)
+    edge, link, cloud = (
+        [side * factors for side in sides]
+        for sides, factors in zip(
+            (ways.edge, ways.link, ways.cloud), (side.factors for side in truth.sides), strict=True
+        )
+    )
+    for _ in range(40):
+        pick = steering.pick(names, ways, 100)
+        noise = [math.exp(rng.gauss(0, 0.02)) for _ in range(4)]
+        here, there = edge[pick.way], cloud[pick.way]
+        measured = Measurement(
+            stages_of(ways.edge[pick.way], noise[0] * here[:-1].sum(), noise[0] * here[-1], 0.0),
+            (Stage(ways.link[pick.way], noise[1] * link[pick.way].sum()),) if ways.link[pick.way].any() else (),
+            stages_of(ways.cloud[pick.way], noise[2] * there[:-1].sum(), noise[2] * there[-1], 0.0),
+            noise[3] * float(totals.seconds[pick.way]),
+            1.0,
+        )
+        steering.record(names, ways, pick, measured)
+    assert totals.seconds[names.index(steering.running)] <= 1.03 * totals.seconds.min()
+
+
+def test_what_runs_in_one_piece_keeps_its_totals_under_another_name() -> None:
+    _, table = ways_of(2)
+    steering = Steering(first_belief(table, 0.2, 0.2), f"0{IN_ONE_PIECE}", table.ends)
+    steering.rename("0")
+    assert steering.running == "0"
+    guard = Guard().after(f"0{IN_ONE_PIECE}", 0.2).renamed(f"0{IN_ONE_PIECE}", "0")
+    assert guard.typical_s("0") == pytest.approx(0.2)
+
+
+def test_factors_of_further_blocks_go_into_the_next_plan() -> None:
+    problem, table = ways_of(2)
+    ways, believed = table.at(problem), first_belief(table, 0.2, 0.2)
+    after = corrected(problem, table, with_factor(believed, 2, ways.cloud.shape[1] - 2, 3.0))
+    assert problem.chunking is not None
+    assert after.chunking is not None
+    assert after.chunking.cloud_blocks == pytest.approx(3 * problem.chunking.cloud_blocks)
+    assert after.chunking.edge_blocks == problem.chunking.edge_blocks
+    assert list(after.cloud.seconds) == list(problem.cloud.seconds)
 
 
 def test_a_problem_without_chunks_has_ways_as_ever() -> None:
