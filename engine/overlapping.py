@@ -36,6 +36,9 @@ as there is until the next chunk has come, which takes three times as long."""
 BLOCKS = {"torch": (0.07e-3, 1e9), "onnxruntime": (0.02e-3, 6e9)}
 """Seconds of each further block of rows, and bytes of weights in a second that it reads again and lays out for the
 processor, by back-end (python -m benchmarks.rows)."""
+REST_S = 1.2e-3
+"""Of computing by rows on the cloud, for every further chunk: it waited for that, and its caches have gone cold. Of
+alex_net, mobile_net and efficientnet_lite0 1.3 to 2 ms after 20 ms of rest, 1 to 1.4 ms after 20 ms of other work."""
 PIECES = tuple(n / 32 for n in (1, 2, 4, 8, 12, 16, 20, 24, 28, 30, 31, 32))
 """Where the chunks end in which a boundary is thought to come, to learn what can be computed after which rows; in
 between it grows evenly. What first rows need and last rows leave to do is what cannot be hidden, so these are short."""
@@ -62,6 +65,7 @@ def chunking_of(
         cloud_s=TAKE_S,
         edge_blocks=1 / share,
         cloud_blocks=1 / cloud_share,
+        rest_s=REST_S / cloud_share,
         most=min(MOST, most),
         more=lambda codec, shape: further_chunk(codec, shape, share),
         head_rows=head_rows,

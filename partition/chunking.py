@@ -352,9 +352,10 @@ def _cases(
     lines = _lines(tensors)
     made, fed = (each if each is not None and each.size == lines[-1] else None for each in by_rows)
     counts = further.shape[1]
-    heads = [None, *_by_rows(made, problem.edge_s, chunking.edge_blocks, counts, ())]
+    heads = [None, *_by_rows(made, problem.edge_s, chunking.edge_blocks, 0.0, counts, ())]
     cloud_s = [load * s for s in problem.cloud.seconds]
-    tails = [None, *_by_rows(fed, cloud_s, load * chunking.cloud_blocks, counts, DEPTHS)]
+    slower = load * chunking.cloud_blocks, load * chunking.rest_s
+    tails = [None, *_by_rows(fed, cloud_s, *slower, counts, DEPTHS)]
     for head_rows, tail_rows in product(heads, tails):
         passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
         if head_rows is not None:
@@ -380,7 +381,12 @@ class _UpTo:
 
 
 def _by_rows(
-    rows: RowShares | None, seconds: Sequence[float], slower: float, counts: int, depths: Sequence[float]
+    rows: RowShares | None,
+    seconds: Sequence[float],
+    slower: float,
+    rest_s: float,
+    counts: int,
+    depths: Sequence[float],
 ) -> Iterator[_UpTo]:
     """All layers that can, and those behind which such shares of their seconds are over: layers far behind take little
     for long, and cost as much for every chunk."""
@@ -392,7 +398,8 @@ def _by_rows(
     if rows.blocks:
         blocks = np.minimum(blocks, np.array(rows.blocks) - 1)
     further = slower * blocks * np.array(rows.block_s or np.zeros(len(layers)))
-    yield _UpTo(None, table @ taken, further.sum(axis=1))
+    rests_s = rest_s * np.arange(counts)
+    yield _UpTo(None, table @ taken, further.sum(axis=1) + rests_s)
     order = np.argsort(layers)
     done = np.cumsum(taken[order])
     ends = {int(layers[order[np.searchsorted(done, depth * done[-1])]]) for depth in depths}
@@ -400,7 +407,7 @@ def _by_rows(
         ends = set(rows.layers)
     for until in sorted(ends - {int(layers.max(initial=-1))}):
         is_in = layers <= until
-        yield _UpTo(until, table @ (taken * is_in), further @ is_in)
+        yield _UpTo(until, table @ (taken * is_in), further @ is_in + rests_s)
 
 
 def _lines(tensors: Sequence[_Tensor]) -> list[int]:

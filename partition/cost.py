@@ -95,6 +95,8 @@ class Chunking:
     """How many times as long as on an idle core (RowShares.block_s) a further block of rows takes on the edge ..."""
     cloud_blocks: float = 1.0
     """... and on the cloud, when that is idle."""
+    rest_s: float = 0.0
+    """Seconds more for every further chunk of an idle cloud that computes by rows, since it waited for that."""
     most: int = 16
     """Chunks of one request."""
     more: Callable[[str, tuple[int, ...]], Packed | None] = field(default=lambda codec, _shape: Packed(codec, 0))

@@ -202,8 +202,12 @@ def corrected(problem: Problem, table: Table, believed: Believed) -> Problem:
     start_s = [s * cloud[-3] for s in problem.cloud.start_s]
     chunking = problem.chunking
     if chunking is not None:
-        blocks = chunking.edge_blocks * edge[-2], chunking.cloud_blocks * cloud[-2]
-        chunking = replace(chunking, edge_blocks=blocks[0], cloud_blocks=blocks[1])
+        chunking = replace(
+            chunking,
+            edge_blocks=chunking.edge_blocks * edge[-2],
+            cloud_blocks=chunking.cloud_blocks * cloud[-2],
+            rest_s=chunking.rest_s * cloud[-2],
+        )
     up, rest = float(link[0]), float(link[1])
     rates = replace(
         problem.link,

@@ -143,9 +143,9 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
         for layer in ends
         if layer and rng.random() < 0.4
     }
-    edge_s, cloud_s, edge_blocks, cloud_blocks = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2))
+    edge_s, cloud_s, edge_blocks, cloud_blocks, rest_s = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2, 2e-3))
     chunking = Chunking(
-        edge_s, cloud_s, edge_blocks, cloud_blocks, 16, lambda codec, _: Packed(codec, 60), made, by_rows
+        edge_s, cloud_s, edge_blocks, cloud_blocks, rest_s, 16, lambda codec, _: Packed(codec, 60), made, by_rows
     )
     cloud = CloudTimes(seconds[1], [0.001] * count, rng.choice([1.0, 2.0]), rng.choice([0.0, 0.05]))
     return Problem(graph, seconds[0], cloud, link, packed=packed, chunking=chunking)
@@ -188,6 +188,7 @@ def told(
         computed = 0.0
         if tail_rows and fed is not None:
             computed = cloud.load * (done(fed, cloud.seconds, end) - done(fed, cloud.seconds, begin))
+            computed += more * cloud.load * chunking.rest_s
             computed += cloud.load * chunking.cloud_blocks * tail_blocks_s(fed, len(ends) - 1, number)
         chunks.append(
             (
