@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +35,7 @@ from benchmarks.choice import TIMEOUT_S, connected_edge
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from benchmarks.noise import Versus
+from edgecloud.client.adapting import MEASURED_SD
 from edgecloud.client.config import CodecConfig, DeviceConfig, EdgeConfig, Overlapping
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.outcome import Plan
@@ -44,10 +45,14 @@ from edgecloud.engine.answers import matches
 from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import Times, predictors_path
 from edgecloud.engine.torch_executor import TorchExecutor
+from edgecloud.partition.adaptive import Pick
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import StageTimes, parts_of
+from edgecloud.partition.drift import Stage
 from edgecloud.partition.overlap import Overlap, Slices
+from edgecloud.partition.steering import Measurement, Steering
 from edgecloud.partition.timeline import spans
+from edgecloud.partition.ways import first_belief, stages_of, table_of
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.inference_utils import find_device, set_threads
 from edgecloud.utils.units import format_seconds
@@ -79,6 +84,8 @@ class Side:
     rows: str
     predicted: dict[str, float]
     runs: list[dict[str, float]]
+    learnt: list[float] = field(default_factory=list)
+    """What each run was predicted to take by then, corrected by those before it, the first one among them."""
 
     @property
     def totals(self) -> list[float]:
@@ -140,6 +147,11 @@ class Cell:
         """How far the prediction of the plan with overlap is from what was measured."""
         return abs(self.on.predicted["total_s"] / median(self.on.totals) - 1)
 
+    @property
+    def learnt_off_by(self) -> float:
+        """The same of what is predicted while it runs."""
+        return median(abs(told / took - 1) for told, took in zip(self.on.learnt, self.on.totals, strict=True))
+
 
 def read(records: Path) -> dict[Key, Cell]:
     """The cells that were measured."""
@@ -188,7 +200,7 @@ def measure_cell(edge: Edge, key: Key, rounds: int) -> Cell:
             same &= matches(answers[-1].outputs, whole)
     if is_one:
         runs[1] = runs[0]
-    sides = [_side(edge, plan, answers[1:]) for plan, answers in zip(plans, runs, strict=True)]  # the first wakes it up
+    sides = [_side(edge, plan, answers) for plan, answers in zip(plans, runs, strict=True)]
     return Cell(model, cpu, link, cloud, same, *sides)
 
 
@@ -196,8 +208,33 @@ def _side(edge: Edge, plan: Plan, answers: Sequence[Answered]) -> Side:
     decision, overlap = plan.decision, plan.decision.overlap
     names = [name for name in ("head", "tail") if overlap is not None and getattr(overlap, f"{name}_rows")]
     chunks = 0 if overlap is None else overlap.count
-    predicted, runs = _stages(decision.predicted), [_stages(answer.measured) for answer in answers]
-    return Side(decision.point(edge.graph), decision.codec, chunks, "+".join(names), predicted, runs)
+    predicted, runs = _stages(decision.predicted), [_stages(answer.measured) for answer in answers[1:]]  # all awake
+    about = decision.point(edge.graph), decision.codec, chunks, "+".join(names)
+    return Side(*about, predicted, runs, _learnt(plan, answers))
+
+
+def _learnt(plan: Plan, answers: Sequence[Answered]) -> list[float]:
+    """What is predicted before each run but the first, as a program that goes on corrects it."""
+    problem, parts = plan.problem, plan.decision.parts
+    assert problem is not None
+    table = table_of(problem, problem, [frozenset(layer for part in parts[:-1] for layer in part.layers)])
+    ways, names = table.at(problem), table.names
+    number = max(place for place, each in enumerate(table.parts) if each == parts)  # in one piece, where it is there
+    if plan.decision.overlap is not None:
+        number = table.parts.index(parts)
+    steering, told = Steering(first_belief(table, MEASURED_SD, MEASURED_SD), names[number], table.ends), []
+    for answer in answers:
+        told.append(steering.interval(names, ways, names[number])[1])
+        times = answer.measured
+        measured = Measurement(
+            stages_of(ways.edge[number], times.edge_s, times.encode_s, 0.0),
+            (Stage(ways.link[number], times.transfer_s),),
+            stages_of(ways.cloud[number], times.cloud_s, times.decode_s, 0.0),
+            times.total_s,
+            times.total_s,
+        )
+        steering.record(names, ways, Pick(number), measured)
+    return told[1:]
 
 
 def _stages(times: StageTimes) -> dict[str, float]:
@@ -233,8 +270,12 @@ def _line(cell: Cell) -> str:
 def report(cells: Sequence[Cell], name: str) -> None:
     """The table and its summary."""
     head = ["network", "edge", "link", "cloud", "plan: point, codec", "chunks", "off", "on", "off / on", "longest"]
-    head += ["on / (longest + RTT)", "hidden", "predicted", "off by", "balanced", "same answers"]
-    notes = [*_summary(cells), "Medians of interleaved runs; predicted, and off by: of the plan with overlap."]
+    head += ["on / (longest + RTT)", "hidden", "predicted", "off by", "learnt", "balanced", "same answers"]
+    notes = [
+        *_summary(cells),
+        "Medians of interleaved runs; predicted, and off by: of the plan with overlap; learnt: how",
+    ]
+    notes[-1] += " far the prediction of each run is off that was corrected by the runs before it, the median."
     write_table(name, "Overlap inside one inference", head, [_row(cell) for cell in cells], notes)
 
 
@@ -254,6 +295,7 @@ def _row(cell: Cell) -> list[str]:
         format_seconds(on.stage("hidden_s")),
         format_seconds(on.predicted["total_s"]),
         f"{cell.off_by:.0%}",
+        f"{cell.learnt_off_by:.0%}",
         "yes" if cell.is_balanced else "no",
         "yes" if cell.same else "NO",
     ]
@@ -266,12 +308,12 @@ def _summary(cells: Sequence[Cell]) -> Iterator[str]:
             continue
         ratios = [1.0 if cell.is_one else cell.faster.ratio.value for cell in found]
         balanced = [r for r, cell in zip(ratios, found, strict=True) if cell.is_balanced]
-        near = sum(cell.off_by <= NEAR for cell in found)
+        near = sum(cell.off_by <= NEAR for cell in found), sum(cell.learnt_off_by <= NEAR for cell in found)
         yield (
             f"{name}: off / on {median(ratios):.2f} in the median, {min(ratios):.2f} to {max(ratios):.2f}; balanced "
             f"{len(balanced)} of {len(found)}, there {median(balanced) if balanced else math.nan:.2f}; more than "
             f"{WORST - 1:.0%} slower than off: {sum(r < 1 / WORST for r in ratios)}; predicted within {NEAR:.0%}: "
-            f"{near} of {len(found)}; on / (longest + RTT) at most {max(each.over_longest for each in found):.2f}; "
+            f"{near[0]} of {len(found)}, {near[1]} once learnt; on / (longest + RTT) at most {max(each.over_longest for each in found):.2f}; "
             f"same answers in {sum(cell.same for cell in found)}."
         )
 
