@@ -217,7 +217,7 @@ def _learnt(plan: Plan, answers: Sequence[Answered]) -> list[float]:
     """What is predicted before each run but the first, as a program that goes on corrects it."""
     problem, parts = plan.problem, plan.decision.parts
     assert problem is not None
-    table = table_of(problem, problem, [frozenset(layer for part in parts[:-1] for layer in part.layers)])
+    table = table_of(problem, problem, [parts[0].layers])
     ways, names = table.at(problem), table.names
     number = max(place for place, each in enumerate(table.parts) if each == parts)  # in one piece, where it is there
     if plan.decision.overlap is not None:
