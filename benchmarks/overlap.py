@@ -313,7 +313,8 @@ def _summary(cells: Sequence[Cell]) -> Iterator[str]:
             f"{name}: off / on {median(ratios):.2f} in the median, {min(ratios):.2f} to {max(ratios):.2f}; balanced "
             f"{len(balanced)} of {len(found)}, there {median(balanced) if balanced else math.nan:.2f}; more than "
             f"{WORST - 1:.0%} slower than off: {sum(r < 1 / WORST for r in ratios)}; predicted within {NEAR:.0%}: "
-            f"{near[0]} of {len(found)}, {near[1]} once learnt; on / (longest + RTT) at most {max(each.over_longest for each in found):.2f}; "
+            f"{near[0]} of {len(found)}, {near[1]} once learnt; on / (longest + RTT) at most "
+            f"{max(each.over_longest for each in found):.2f}; "
             f"same answers in {sum(cell.same for cell in found)}."
         )
 

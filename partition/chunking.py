@@ -193,6 +193,8 @@ class _Case:
     head_rows: bool = False
     tail_rows: bool = False
     until: int | None = None
+    last_s: float = 0.0
+    """Of computing by rows in the cloud, however few rows the last chunk has."""
 
     def passages(self, ends: Ends) -> tuple[Values, Ends]:
         """Seconds of every chunk of some cases, shape (5, cases, chunks), and how many further chunks these have."""
@@ -203,10 +205,7 @@ class _Case:
         each = self.further[:, more] / np.maximum(1, more)
         seconds[:4, :, 1:] += each[:4, :, None] * is_there[:, 1:]
         # Every layer of a tail has its last block with the last chunk; the others are spread over those before.
-        last_s = self.further[4, 1] * (more > 0)
-        between_s = (self.further[4, more] - last_s) / np.maximum(1, more - 1)
-        is_last = ends == self.places
-        seconds[4, :, 1:] += np.where(is_last, last_s[:, None], between_s[:, None])[:, 1:] * is_there[:, 1:]
+        seconds[4] += np.where(ends == self.places, self.last_s, each[4][:, None]) * is_there
         seconds[:, :, 0] += self.through[:, :1]  # before anything has come or gone
         return seconds, more
 
@@ -357,16 +356,17 @@ def _cases(
     slower = load * chunking.cloud_blocks, load * chunking.rest_s
     tails = [None, *_by_rows(fed, cloud_s, *slower, counts, DEPTHS)]
     for head_rows, tail_rows in product(heads, tails):
-        passed, more, left_s = through.copy(), further.copy(), in_turn.cloud_s
+        passed, more, left_s, last_s = through.copy(), further.copy(), in_turn.cloud_s, 0.0
         if head_rows is not None:
             grown = head_rows.seconds[lines]
             passed[0], more[0] = in_turn.edge_s - grown[-1] + grown, head_rows.further_s
         if tail_rows is not None:
             grown = tail_rows.seconds[lines]
-            passed[4], more[4], left_s = grown, tail_rows.further_s, max(0.0, left_s - float(grown[-1]))
+            passed[4], more[4], last_s = grown, tail_rows.further_s, tail_rows.fixed_s
+            left_s = max(0.0, left_s - last_s - float(grown[-1]))
         is_by_rows = head_rows is not None, tail_rows is not None
         until = None if tail_rows is None else tail_rows.until
-        yield _Case(tensors, passed, more, in_turn, after_s + left_s, chunking.most, *is_by_rows, until)
+        yield _Case(tensors, passed, more, in_turn, after_s + left_s, chunking.most, *is_by_rows, until, last_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +375,9 @@ class _UpTo:
 
     until: int | None
     seconds: Values
-    """That they take for 0, 1, 2, ... rows."""
+    """That they take for 0, 1, 2, ... rows ..."""
+    fixed_s: float
+    """... and for one block of each, however small."""
     further_s: Values
     """That 0, 1, 2, ... further chunks take in addition."""
 
@@ -397,9 +399,9 @@ def _by_rows(
     blocks = np.arange(counts)[:, None] * np.ones(len(layers))
     if rows.blocks:
         blocks = np.minimum(blocks, np.array(rows.blocks) - 1)
-    further = slower * blocks * np.array(rows.block_s or np.zeros(len(layers)))
-    rests_s = rest_s * np.arange(counts)
-    yield _UpTo(None, table @ taken, further.sum(axis=1) + rests_s)
+    block_s = slower * np.array(rows.block_s or np.zeros(len(layers)))
+    fixed, further, rests_s = np.minimum(taken, block_s), blocks * block_s, rest_s * np.arange(counts)
+    yield _UpTo(None, table @ (taken - fixed), float(fixed.sum()), further.sum(axis=1) + rests_s)
     order = np.argsort(layers)
     done = np.cumsum(taken[order])
     ends = {int(layers[order[np.searchsorted(done, depth * done[-1])]]) for depth in depths}
@@ -407,7 +409,7 @@ def _by_rows(
         ends = set(rows.layers)
     for until in sorted(ends - {int(layers.max(initial=-1))}):
         is_in = layers <= until
-        yield _UpTo(until, table @ (taken * is_in), further @ is_in + rests_s)
+        yield _UpTo(until, table @ ((taken - fixed) * is_in), float(fixed @ is_in), further @ is_in + rests_s)
 
 
 def _lines(tensors: Sequence[_Tensor]) -> list[int]:

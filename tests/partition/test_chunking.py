@@ -151,6 +151,16 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
     return Problem(graph, seconds[0], cloud, link, packed=packed, chunking=chunking)
 
 
+def fixed(of: RowShares, seconds: Sequence[float], slower: float) -> list[float]:
+    """Of each layer the seconds of one block, however small."""
+    return [min(slower * block_s, seconds[n]) for n, block_s in zip(of.layers, of.block_s, strict=True)]
+
+
+def done(of: RowShares, seconds: Sequence[float], slower: float, row: int) -> float:
+    each = zip(of.layers, of.shares[row], fixed(of, seconds, slower), strict=True)
+    return sum(share * (seconds[n] - one) for n, share, one in each)
+
+
 def told(
     problem: Problem,
     layer: int,
@@ -168,9 +178,6 @@ def told(
     packed, rows = problem.packed[layer], graph.layers[layer].out_shape[2]
     head_s, tail_s = sum(problem.edge_s[: layer + 1]), sum(cloud.seconds[layer + 1 :]) + cloud.start_s[layer]
 
-    def done(of: RowShares, seconds: Sequence[float], row: int) -> float:
-        return sum(share * seconds[n] for n, share in zip(of.layers, of.shares[row], strict=True))
-
     chunks, begin = [], 0
     made, fed = chunking.head_rows.get((layer,)), chunking.tail_rows.get((layer,))
     if fed is not None and until is not None:
@@ -182,14 +189,19 @@ def told(
         share, more = (end - begin) / rows, number > 0
         head = head_s if not more else 0.0
         if head_rows and made is not None:
-            before = head_s - done(made, problem.edge_s, rows) if not more else 0.0
-            head = before + done(made, problem.edge_s, end) - done(made, problem.edge_s, begin)
+            of_edge = made, problem.edge_s, chunking.edge_blocks
+            before = head_s - done(*of_edge, rows) if not more else 0.0
+            head = before + done(*of_edge, end) - done(*of_edge, begin)
             head += more * chunking.edge_blocks * further_blocks_s(made, len(ends) - 1)
         computed = 0.0
         if tail_rows and fed is not None:
-            computed = cloud.load * (done(fed, cloud.seconds, end) - done(fed, cloud.seconds, begin))
-            computed += more * cloud.load * chunking.rest_s
-            computed += cloud.load * chunking.cloud_blocks * tail_blocks_s(fed, len(ends) - 1, number)
+            of_cloud = fed, cloud.seconds, chunking.cloud_blocks
+            computed = done(*of_cloud, end) - done(*of_cloud, begin)
+            if number == len(ends) - 1:
+                computed += sum(fixed(*of_cloud))
+            else:
+                computed += chunking.cloud_blocks * further_blocks_s(fed, len(ends) - 1) + chunking.rest_s
+            computed *= cloud.load
         chunks.append(
             (
                 head,
@@ -200,7 +212,10 @@ def told(
             )
         )
         begin = end
-    rest_s = cloud.load * (tail_s - (done(fed, cloud.seconds, rows) if tail_rows and fed is not None else 0.0))
+    if tail_rows and fed is not None:
+        tail_s -= done(fed, cloud.seconds, chunking.cloud_blocks, rows)
+        tail_s -= sum(fixed(fed, cloud.seconds, chunking.cloud_blocks))
+    rest_s = cloud.load * tail_s
     rest_s += link.rtt_s + problem.result_bytes / link.down_bytes_per_s
     if is_simulated:
         return simulated(chunks, cloud.queue_s, rest_s, is_by_rows=tail_rows)
@@ -213,16 +228,6 @@ def further_blocks_s(rows: RowShares, further: int) -> float:
         return 0.0
     most = zip(rows.blocks, rows.block_s, strict=True)
     return sum(seconds * min(further, blocks - 1) for blocks, seconds in most) / further
-
-
-def tail_blocks_s(rows: RowShares, further: int, number: int) -> float:
-    """The same of a tail, of one of these chunks: the last block of every layer is made with the last one."""
-    last_s = further_blocks_s(rows, 1)
-    if number == 0:
-        return 0.0
-    if number == further:
-        return last_s
-    return (further * further_blocks_s(rows, further) - last_s) / (further - 1)
 
 
 def by_brute_force(problem: Problem, layer: int) -> float:
