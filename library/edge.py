@@ -310,11 +310,12 @@ class Edge:
                 outer.cancel()
             if not outer.set_running_or_notify_cancel():
                 return
-            error = answered.exception()
-            if error is not None:
+            try:
+                answer = edge._answer(answered.result(), given)
+            except BaseException as error:  # noqa: BLE001  who waits is told, whatever it is
                 outer.set_exception(worded(error) if isinstance(error, EdgeCloudError) else error)
             else:
-                outer.set_result(edge._answer(answered.result(), given))
+                outer.set_result(answer)
 
         inner.add_done_callback(on_answer)
         return outer

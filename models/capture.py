@@ -10,6 +10,7 @@ import dis
 import inspect
 import logging
 import re
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,11 +65,26 @@ class _Tracer(fx.Tracer):
     """Takes torch's own modules for layers, and those of others that say that they are one.
 
     The network is followed from tensors to tensors: what they stand in on their way in and out is no part of the graph.
+    torch changes nn.Module itself while it follows one, so modules that other threads call meanwhile come by here too:
+    they are called, and no part of the graph.
     """
 
     def __init__(self, example: Example, form: Form, kept: Sequence[str]) -> None:
         super().__init__()
         self._example, self._form, self.kept = example, form, kept
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

@@ -93,6 +93,18 @@ def test_an_edge_plans_for_other_sizes_and_keeps_a_few_of_them(
     assert all(other._is_closed for other in others)
 
 
+def test_an_answer_that_cannot_be_given_is_an_error_for_who_waits(
+    module: Pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise ValueError("no answer")
+
+    monkeypatch.setattr(edges.Edge, "_answer", failing)
+    x = torch.zeros(1, 3, 32, 32)
+    with ec.Edge(module, x, cloud=None, cache_dir=tmp_path) as edge, pytest.raises(ValueError, match="no answer"):
+        edge.submit(x).result(60)
+
+
 def test_few_sizes_in_rotation_are_made_once_and_closing_waits_for_what_is_under_way(
     module: Pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

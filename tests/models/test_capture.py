@@ -1,5 +1,6 @@
 """Of whatever modules a network is made, every cut of it gives what the user's own module gives."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -378,3 +379,38 @@ def test_wrappers_of_torch_are_taken_off_at_any_depth() -> None:
     assert unwrapped(plain) == (plain, "torch.compile")
     assert unwrapped(plain) == (plain, "")
     check_every_cut(plain, trace(plain, X, "net"))
+
+
+def test_modules_that_other_threads_call_meanwhile_are_called_and_not_captured() -> None:
+    """torch changes nn.Module itself while it follows one."""
+    torch.manual_seed(1)
+    inner, other = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 2), nn.ReLU())
+    with torch.no_grad():
+        expected = inner(X), other(X)
+    seen: list[tuple[Any, Any]] = []
+
+    def elsewhere() -> None:
+        with torch.no_grad():
+            seen.append((inner(X), other(X)))
+
+    class Meeting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+            return torch.relu(self.inner(x))
+
+    model = Meeting().eval()
+    traced = trace(model, X, "meeting")
+    assert [layer.kind for layer in traced.graph.layers] == ["input", "Linear", "relu"]
+    assert len(seen) > 1
+    for answer in seen:
+        assert all(
+            type(mine) is torch.Tensor and torch.equal(mine, wanted)
+            for mine, wanted in zip(answer, expected, strict=True)
+        )
+    check_every_cut(model, traced)
