@@ -2,8 +2,8 @@
 
     python -m benchmarks.segments [--bundles DIR] [--points N] [--details] [NETWORK ...]
 
-The profile is measured first. Then every head and tail is measured twice, in one interleaved run, on one thread, in
-time of the processor, relative to its present speed, as the profile is. How far the second measurement is from the
+The profile is measured first. Then every head and tail is measured twice, in one interleaved run, on one thread, after
+a rest, in time of the processor, relative to its present speed, as the profile is. How far the second measurement is from the
 first one is the noise: no prediction can be better.
 """
 
@@ -58,7 +58,9 @@ def timer_of(executor: Executor, folder: Path) -> Callable[[Callable[[], object]
     quiet = pace_of(folder, machine) or readings.last
 
     def timed(run: Callable[[], object]) -> float:
-        before, began = readings.read(), gauge.clock()
+        before = readings.read()
+        time.sleep(REST_S)  # as in service, and as in the profile: the reference work has woken the processor
+        began = gauge.clock()
         run()
         seconds = gauge.clock() - began
         return Run((seconds,), before, readings.read()).quietly(quiet, [HEAVY])[0]
@@ -86,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured: tuple[dict[str, list[float]], ...] = ({key: [] for key in runs}, {key: [] for key in runs})
         for turn in range(2 * RUNS):
             for key, (run, _) in runs.items():
-                time.sleep(REST_S)
                 measured[turn % 2][key].append(timed(run))
         first, second = ({key: median(each) for key, each in part.items()} for part in measured)
         errors = [abs(predicted_s(found, layers, key) / first[key] - 1) for key, (_, layers) in runs.items()]
