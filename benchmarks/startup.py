@@ -36,7 +36,7 @@ from pathlib import Path
 from edgecloud.models import bundle
 from edgecloud.models.onnx_session import OnnxPart
 opened = bundle.read(Path(sys.argv[1]))
-print(OnnxPart(opened, opened.graph.everything, 1)([opened.example])[0].argmax())
+print(OnnxPart(opened, opened.graph.everything, 1)([opened.fed])[0].argmax())
 """
 
 
