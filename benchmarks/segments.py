@@ -3,8 +3,8 @@
     python -m benchmarks.segments [--bundles DIR] [--points N] [--details] [NETWORK ...]
 
 The profile is measured first. Then every head and tail is measured twice, in one interleaved run, on one thread, after
-a rest, in time of the processor, relative to its present speed, as the profile is. How far the second measurement is from the
-first one is the noise: no prediction can be better.
+a rest, in time of the processor, relative to its present speed, as the profile is. How far the second measurement is
+from the first one is the noise: no prediction can be better.
 """
 
 import time
