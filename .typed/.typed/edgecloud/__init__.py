@@ -1,1 +1,0 @@
-../../edgecloud/__init__.py

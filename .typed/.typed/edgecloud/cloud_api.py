@@ -1,1 +1,0 @@
-../../cloud_api.py

@@ -1,1 +1,0 @@
-../../tasks_cloud_api.py

@@ -1,1 +1,0 @@
-../../tasks_edge_api.py
