@@ -122,7 +122,8 @@ def shares(rng: random.Random, layers: Sequence[int], rows: int) -> RowShares:
     """Layers that lag behind the first rows by a few, as convolutions do."""
     lags = sorted(rng.randrange(max(1, rows // 2)) for _ in layers)
     table = [tuple(max(0.0, row - lag) / (rows - lag) for lag in lags) for row in range(rows)]
-    blocks, block_s = tuple(rng.randrange(1, 9) for _ in lags), tuple(rng.uniform(0, 1e-3) for _ in lags)
+    own = random.Random(sum(lags))
+    blocks, block_s = tuple(own.randrange(1, 9) for _ in lags), tuple(own.uniform(0, 8e-3) for _ in lags)
     return RowShares(tuple(layers), (*table, (1.0,) * len(lags)), blocks, block_s)
 
 
@@ -143,7 +144,8 @@ def drawn(rng: random.Random, rows: int, count: int = 5) -> Problem:
         for layer in ends
         if layer and rng.random() < 0.4
     }
-    edge_s, cloud_s, edge_blocks, cloud_blocks, rest_s = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2, 2e-3))
+    edge_s, cloud_s, edge_blocks, cloud_blocks = (rng.uniform(0, most) for most in (0.01, 0.01, 2, 2))
+    rest_s = cloud_blocks * 1e-3
     chunking = Chunking(
         edge_s, cloud_s, edge_blocks, cloud_blocks, rest_s, 16, lambda codec, _: Packed(codec, 60), made, by_rows
     )
