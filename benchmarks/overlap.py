@@ -35,7 +35,7 @@ from benchmarks.choice import TIMEOUT_S, connected_edge
 from benchmarks.clouds import CloudProcess, running_cloud
 from benchmarks.fingerprint import RESULTS, fingerprint, write_table
 from benchmarks.noise import Versus
-from edgecloud.client.adapting import MEASURED_SD
+from edgecloud.client.adapting import MEASURED_SD, Turn, measurement_of
 from edgecloud.client.config import CodecConfig, DeviceConfig, EdgeConfig, Overlapping
 from edgecloud.client.edge import Answered, Edge
 from edgecloud.client.outcome import Plan
@@ -45,14 +45,13 @@ from edgecloud.engine.answers import matches
 from edgecloud.engine.executor import CpuShare
 from edgecloud.engine.times import Times, predictors_path
 from edgecloud.engine.torch_executor import TorchExecutor
-from edgecloud.partition.adaptive import Pick
+from edgecloud.partition.adaptive import IN_ONE_PIECE, Pick
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import StageTimes, parts_of
-from edgecloud.partition.drift import Stage
 from edgecloud.partition.overlap import Overlap, Slices
-from edgecloud.partition.steering import Measurement, Steering
+from edgecloud.partition.steering import Steering
 from edgecloud.partition.timeline import spans
-from edgecloud.partition.ways import first_belief, stages_of, table_of
+from edgecloud.partition.ways import first_belief, table_of
 from edgecloud.predictor.store import default_folder
 from edgecloud.utils.inference_utils import find_device, set_threads
 from edgecloud.utils.units import format_seconds
@@ -219,21 +218,16 @@ def _learnt(plan: Plan, answers: Sequence[Answered]) -> list[float]:
     assert problem is not None
     table = table_of(problem, problem, [parts[0].layers])
     ways, names = table.at(problem), table.names
-    number = max(place for place, each in enumerate(table.parts) if each == parts)  # in one piece, where it is there
-    if plan.decision.overlap is not None:
-        number = table.parts.index(parts)
-    steering, told = Steering(first_belief(table, MEASURED_SD, MEASURED_SD), names[number], table.ends), []
+    plain = table.name_of(parts)
+    assert plain is not None
+    whole = f"{plain}{IN_ONE_PIECE}"
+    name = whole if plan.decision.overlap is None and whole in names else plain
+    turn = Turn(parts, {}, 0.0, name, table, ways)
+    steering, told = Steering(first_belief(table, MEASURED_SD, MEASURED_SD), name, table.ends), []
     for answer in answers:
-        told.append(steering.interval(names, ways, names[number])[1])
-        times = answer.measured
-        measured = Measurement(
-            stages_of(ways.edge[number], times.edge_s, times.encode_s, 0.0),
-            (Stage(ways.link[number], times.transfer_s),),
-            stages_of(ways.cloud[number], times.cloud_s, times.decode_s, 0.0),
-            times.total_s,
-            times.total_s,
-        )
-        steering.record(names, ways, Pick(number), measured)
+        told.append(steering.interval(names, ways, name)[1])
+        measured = measurement_of(turn, answer.measured, answer.measured.total_s, is_whole=True)
+        steering.record(names, ways, Pick(names.index(name)), measured)
     return told[1:]
 
 
@@ -271,11 +265,11 @@ def report(cells: Sequence[Cell], name: str) -> None:
     """The table and its summary."""
     head = ["network", "edge", "link", "cloud", "plan: point, codec", "chunks", "off", "on", "off / on", "longest"]
     head += ["on / (longest + RTT)", "hidden", "predicted", "off by", "learnt", "balanced", "same answers"]
-    notes = [
-        *_summary(cells),
-        "Medians of interleaved runs; predicted, and off by: of the plan with overlap; learnt: how",
-    ]
-    notes[-1] += " far the prediction of each run is off that was corrected by the runs before it, the median."
+    about = (
+        "Medians of interleaved runs; predicted, and off by: of the plan with overlap; learnt: how far the prediction "
+    )
+    about += "of each run is off that was corrected by the runs before it, the median."
+    notes = [*_summary(cells), about]
     write_table(name, "Overlap inside one inference", head, [_row(cell) for cell in cells], notes)
 
 

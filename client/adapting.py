@@ -178,7 +178,7 @@ class Adapter:
         elapsed_s, self._learnt_at = now - self._learnt_at, now
         names = turn.table.names
         if self._steering.running in names:  # else other ways were found meanwhile
-            measured = _measurement(turn, answered.measured, elapsed_s, is_whole=is_whole)
+            measured = measurement_of(turn, answered.measured, elapsed_s, is_whole=is_whole)
             self._steering.record(names, turn.ways, Pick(names.index(turn.name), turn.is_try), measured)
             cloud = self._prepared.edge.cloud
             if answered.requests and cloud is not None:
@@ -351,7 +351,7 @@ def _fits(edge: Edge, problem: Problem) -> list[bool]:
     return [all(room.fits(graph, part) for part in parts_of(graph, head)) for head in heads]
 
 
-def _measurement(turn: Turn, times: StageTimes, elapsed_s: float, *, is_whole: bool) -> Measurement:
+def measurement_of(turn: Turn, times: StageTimes, elapsed_s: float, *, is_whole: bool) -> Measurement:
     """What an inference shows: of one that waited for others only what was computed."""
     way, extra = turn.table.names.index(turn.name), COLD_SD if turn.is_cold else 0.0
     edge = stages_of(turn.ways.edge[way], times.edge_s, times.encode_s, extra)

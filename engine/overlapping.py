@@ -157,7 +157,7 @@ class RowsOf(Mapping[Crossing, RowShares]):
         return (0,) * (count - len(described)) + described
 
 
-def shares_of(plan: RowPlan, ends: Sequence[int], weight_bytes: Sequence[int] = ()) -> RowShares:
+def shares_of(plan: RowPlan, ends: Sequence[int], weight_bytes: Sequence[int]) -> RowShares:
     """What of each layer that a plan runs belongs to the first rows: of layers by rows in proportion between the ends
     of its chunks, of layers that it runs in one piece nothing or all. `weight_bytes` are those of every layer."""
     early = sorted({layer for step in plan.steps for layer in step.whole})
@@ -181,7 +181,7 @@ def shares_of(plan: RowPlan, ends: Sequence[int], weight_bytes: Sequence[int] = 
         layers,
         tuple(map(tuple, np.minimum(np.column_stack(columns), 1.0).tolist())),
         tuple(max(1, blocks[layer]) for layer in layers),
-        tuple(call_s + (weight_bytes[layer] if weight_bytes else 0) / bytes_per_s for layer in layers),
+        tuple(call_s + weight_bytes[layer] / bytes_per_s for layer in layers),
     )
 
 

@@ -499,10 +499,8 @@ class StepWriter:
                 name for name in node.inputs if name and name not in names and self._is_constant(name)
             }
             pads = self._pads_of(row, made) if row.pads and node.op in (*_WINDOWS, "Pad") else None
-            if pads is not None and node.op == "Pad":
-                own = {**names, node.inputs[1]: writing.numbers(pads)}
-                writing.nodes.append(onnx_graph.renamed(node, own))
-                continue
+            if pads is not None and node.op == "Pad":  # an input, where windows have an attribute
+                names[node.inputs[1]], pads = writing.numbers(pads), None
             writing.nodes.append(onnx_graph.renamed(node, names, pads))
         writing.new[made.layer] = names[wanted], made.start, made.stop
 

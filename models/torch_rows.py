@@ -359,11 +359,11 @@ def _spatial(call: _Call, dims: int) -> int:
     return call.axis - ROWS
 
 
-def _padded(names: Sequence[str], call: _Call) -> TorchRow:
-    """With a constant, which belongs at real borders alone; `names` are those of the arguments behind the pads."""
+def _padded(position: int, call: _Call) -> TorchRow:
+    """With a constant, the argument at that position, which belongs at real borders alone."""
     pads = call.setting("padding" if call.module is not None else "pad", 1, default=None)
-    mode = call.setting("mode", names.index("mode") + 2, default="constant") if "mode" in names else "constant"
-    value: Any = call.setting("value", names.index("value") + 2, default=None)
+    mode = call.setting("mode", 2, default="constant") if position > 2 else "constant"
+    value: Any = call.setting("value", position, default=None)
     if not isinstance(pads, tuple | list) or not all(isinstance(each, int) for each in pads) or mode != "constant":
         raise _WholeError
     axis, sides = call.axis, [*pads, *[0] * (2 * len(call.out_shape) - len(pads))]
@@ -541,8 +541,8 @@ _NAMED: dict[str, Rule] = {
     "getitem": _indexed,
     "view": _reshaped,
     "reshape": _reshaped,
-    "pad": partial(_padded, ("mode", "value")),
-    "constant_pad_nd": partial(_padded, ("value",)),
+    "pad": partial(_padded, 3),
+    "constant_pad_nd": partial(_padded, 2),
     **{f"conv{dims}d": _conv_function for dims in _CONVOLUTIONS},
     "convolution": _convolution,
     **{f"max_pool{dims}d": partial(_pool, dims, "max") for dims in _CONVOLUTIONS},
@@ -572,8 +572,8 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: partial(_across_last, 0),
     nn.Linear: partial(_across_last, -1),
     nn.Flatten: _reshaped,
-    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), partial(_padded, ("value",))),
-    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), partial(_padded, ("value",))),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), partial(_padded, 2)),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), partial(_padded, 2)),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv_module),
     nn.MaxPool1d: partial(_pool, 1, "max"),
     nn.MaxPool2d: partial(_pool, 2, "max"),

@@ -47,7 +47,7 @@ class Network:
                     return None
 
     def _levels(self, left: Sequence[float], tiny: float) -> list[int]:
-        """How many arcs each vertex is away from the source, -1 where no arc leads there."""
+        """The arcs between the source and each vertex, -1 where no arc leads there."""
         levels = [-1] * len(self._of)
         levels[0] = 0
         reached = [0]
