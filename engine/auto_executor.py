@@ -25,7 +25,7 @@ from edgecloud.engine.cpu_share import CpuShare, Until
 from edgecloud.engine.executor import AUTO, SEGMENTS_KEPT, Executor, Ran, Segment, make_executor
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
-from edgecloud.models.rows import Piece, RowPlan
+from edgecloud.models.rows import Piece, RowOps, RowPlan
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import compared, segments, store
 from edgecloud.predictor.compared import Compared, ComparedKey, Table
@@ -295,6 +295,10 @@ class AutoExecutor:
     def _run_by(self, name: str, layers: frozenset[int], arrays: Sequence[Array]) -> Ran:
         member = self._member(name)
         return member.run(member.load(layers), arrays)
+
+    def row_ops(self, layers: frozenset[int]) -> RowOps | None:
+        """What can be computed by rows with what is best for these layers."""
+        return self._member(self.best(layers)).row_ops(layers)
 
     def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
         """How a tail would run by rows with what is best for it, if that can."""

@@ -20,7 +20,7 @@ from edgecloud.engine.cpu_share import CpuShare, Until
 from edgecloud.engine.segment import Ran, Segment
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.network import Network
-from edgecloud.models.rows import Ops, Piece, RowPlan, head_plan, tail_plan
+from edgecloud.models.rows import Ops, Piece, RowOps, RowPlan, head_plan, tail_plan
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import store
 from edgecloud.predictor.gauge import Gauge
@@ -77,6 +77,9 @@ class Executor(Protocol):
 
     def run(self, segment: Segment, arrays: Sequence[Array]) -> Ran:
         """Run a segment on the arrays of its inputs, in their order; the outputs may share memory with them."""
+
+    def row_ops(self, layers: frozenset[int]) -> RowOps | None:
+        """What can be computed by rows in the segment of these layers; None where it cannot run so. Loads nothing."""
 
     def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
         """How a tail would run by rows, up to a layer, while its inputs come in these chunks; None where that gains
@@ -207,6 +210,10 @@ class BaseExecutor(ABC):
         """What runs segments by rows; None where this back-end does not."""
         return None
 
+    def row_ops(self, layers: frozenset[int]) -> RowOps | None:
+        """What it can compute by rows, of every segment the same."""
+        return None if self.rows is None else RowOps(self.backend, self.rows.ops)
+
     def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None = None) -> RowPlan | None:
         """How a tail would run by rows, up to a layer, while its inputs come in these chunks; None where that gains
         nothing."""
@@ -217,7 +224,8 @@ class BaseExecutor(ABC):
         return self._planned(head_plan, layers, pieces)
 
     def _planned(self, plan: Planner, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
-        planned = None if self.rows is None else plan(self._network.graph, self.rows.ops, layers, pieces)
+        known = self.row_ops(layers)
+        planned = None if known is None else plan(self._network.graph, known.ops, layers, pieces)
         return None if planned is None else replace(planned, backend=self.backend)
 
     def tail_by_rows(self, plan: RowPlan) -> TailStream:

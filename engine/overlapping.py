@@ -3,15 +3,16 @@
 Measured between two processes of one machine (python -m benchmarks.overlap --costs; docs/overlap.md).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgecloud.models.rows import Piece, RowPlan
+from edgecloud.models.graph import LayerGraph
+from edgecloud.models.rows import Ops, Piece, RowOps, RowSchedule, head_schedule, tail_schedule
 from edgecloud.models.specs import UnknownLayerError
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import Chunking, Crossing, Packed
@@ -73,7 +74,15 @@ def chunking_of(
     )
 
 
-PlanOf: TypeAlias = Callable[[Crossing, Sequence[Piece]], RowPlan | None]
+@dataclass(frozen=True)
+class Schedule:
+    """How far the layers of a head or of a tail are after each chunk, and what computes them."""
+
+    by_rows: RowSchedule
+    known: RowOps
+
+
+ScheduleOf: TypeAlias = Callable[[Crossing, Sequence[Piece]], Schedule | None]
 
 
 class RowsOf(Mapping[Crossing, RowShares]):
@@ -82,10 +91,10 @@ class RowsOf(Mapping[Crossing, RowShares]):
     Iterating goes over points with one tensor alone: of others there are too many.
     """
 
-    def __init__(self, network: "Network", plan_of: PlanOf, most: int) -> None:
+    def __init__(self, network: "Network", schedule_of: ScheduleOf, most: int) -> None:
         """`most` is of tensors that may cross."""
         graph = network.graph
-        self._network, self._graph, self._plan_of, self._most = network, graph, plan_of, most
+        self._network, self._graph, self._schedule_of, self._most = network, graph, schedule_of, most
         self._points = {point.layer for point in graph.points[:-1] if len(graph.crossing_at(point.number)) == 1}
         self._known: dict[Crossing, RowShares | None] = {}
 
@@ -95,8 +104,11 @@ class RowsOf(Mapping[Crossing, RowShares]):
         is made."""
         graph = executor.network.graph
         inputs = graph.only_inputs
-        made_by = executor.head_rows
-        return cls(executor.network, lambda made, pieces: made_by(inputs | graph.needed_by(*made), pieces), 1)
+
+        def schedule_of(made: Crossing, pieces: Sequence[Piece]) -> Schedule | None:
+            return _schedule(head_schedule, executor, inputs | graph.needed_by(*made), pieces)
+
+        return cls(executor.network, schedule_of, 1)
 
     @classmethod
     def of_tails(cls, executor: "Executor") -> "RowsOf":
@@ -104,11 +116,12 @@ class RowsOf(Mapping[Crossing, RowShares]):
         tensors are there."""
         graph = executor.network.graph
 
-        def plan_of(crossing: Crossing, pieces: Sequence[Piece]) -> RowPlan | None:
+        def schedule_of(crossing: Crossing, pieces: Sequence[Piece]) -> Schedule | None:
             tail = graph.everything - graph.only_inputs - graph.needed_by(*crossing)
-            return executor.tail_rows(tail, pieces) if set(graph.inputs_of(tail)) == set(crossing) else None
+            is_cut = set(graph.inputs_of(tail)) == set(crossing)
+            return _schedule(tail_schedule, executor, tail, pieces) if is_cut else None
 
-        return cls(executor.network, plan_of, MOST)
+        return cls(executor.network, schedule_of, MOST)
 
     def __getitem__(self, crossing: Crossing) -> RowShares:
         if crossing not in self._known:
@@ -143,8 +156,8 @@ class RowsOf(Mapping[Crossing, RowShares]):
             pieces += [Piece(layer, start, stop, axis) for start, stop in pairwise((0, *ends))]
             places += [passed + end for end in ends]
             passed += shape[axis]
-        plan = self._plan_of(crossing, pieces)
-        return None if plan is None else shares_of(plan, places, self._weight_bytes)
+        schedule = self._schedule_of(crossing, pieces)
+        return None if schedule is None else shares_of(schedule, places, self._weight_bytes)
 
     @cached_property
     def _weight_bytes(self) -> tuple[int, ...]:
@@ -157,30 +170,40 @@ class RowsOf(Mapping[Crossing, RowShares]):
         return (0,) * (count - len(described)) + described
 
 
-def shares_of(plan: RowPlan, ends: Sequence[int], weight_bytes: Sequence[int]) -> RowShares:
-    """What of each layer that a plan runs belongs to the first rows: of layers by rows in proportion between the ends
-    of its chunks, of layers that it runs in one piece nothing or all. `weight_bytes` are those of every layer."""
-    early = sorted({layer for step in plan.steps for layer in step.whole})
-    layers = (*plan.region, *early)
-    done, lines = dict.fromkeys(layers, 0.0), [dict.fromkeys(layers, 0.0)]
-    for step in plan.steps:
-        for made in step.made:
-            done[made.layer] = made.stop / plan.rows[made.layer]
-        done |= dict.fromkeys(step.whole, 1.0)
-        lines.append(dict(done))
-    rows = np.arange(ends[-1] + 1)
-    table = np.array([[min(1.0, line[layer]) for layer in layers] for line in lines])
-    table[-1] = 1.0
-    places = np.array([0, *ends])
+Scheduler: TypeAlias = Callable[[LayerGraph, Ops, frozenset[int], Sequence[Piece]], RowSchedule | None]
+
+
+def _schedule(
+    scheduler: Scheduler, executor: "Executor", layers: frozenset[int], pieces: Sequence[Piece]
+) -> Schedule | None:
+    known = executor.row_ops(layers)
+    schedule = None if known is None else scheduler(executor.network.graph, known.ops, layers, pieces)
+    return None if known is None or schedule is None else Schedule(schedule, known)
+
+
+def shares_of(schedule: Schedule, ends: Sequence[int], weight_bytes: Sequence[int]) -> RowShares:
+    """What of each layer that runs in time belongs to the first rows: of layers by rows in proportion between the ends
+    of its chunks, of layers that run in one piece nothing or all. `weight_bytes` are those of every layer."""
+    counts, ops = schedule.by_rows.rows, schedule.known.ops
+    early = [(step, layer) for step, layers in schedule.by_rows.whole.items() for layer in sorted(layers)]
+    rows, places = np.arange(ends[-1] + 1), np.array([0, *ends])
     begun = np.searchsorted(places, rows, side="right") - 1
-    columns = [np.interp(rows, places, column) for column in table.T[: len(plan.region)]]
-    columns += [column[begun] for column in table.T[len(plan.region) :]]
-    blocks = Counter(made.layer for step in plan.steps for made in step.made)
-    call_s, bytes_per_s = BLOCKS.get(plan.backend, BLOCKS["torch"])
+    next_ = np.minimum(begun + 1, len(ends))
+    along = (rows - places[begun]) / np.maximum(1, places[next_] - places[begun])
+
+    made = np.array([(0, *counts[layer]) for layer in counts], dtype=np.int64).reshape(len(counts), len(places))
+    parts = np.minimum(1.0, made / np.array([[ops[layer].rows] for layer in counts]).reshape(-1, 1))
+    parts[:, -1:] = 1.0
+    between = parts[:, begun] + (parts[:, next_] - parts[:, begun]) * along
+    whole = np.array([begun > step for step, _ in early], dtype=np.float64).reshape(len(early), len(rows))
+    shares = np.concatenate((np.minimum(between, parts[:, next_]), whole)).T
+
+    call_s, bytes_per_s = BLOCKS.get(schedule.known.backend, BLOCKS["torch"])
+    layers = (*counts, *(layer for _, layer in early))
     return RowShares(
         layers,
-        tuple(map(tuple, np.minimum(np.column_stack(columns), 1.0).tolist())),
-        tuple(max(1, blocks[layer]) for layer in layers),
+        tuple(map(tuple, shares.tolist())),
+        (*np.maximum(1, np.count_nonzero(np.diff(made), axis=1)).tolist(), *(1 for _ in early)),
         tuple(call_s + weight_bytes[layer] / bytes_per_s for layer in layers),
     )
 

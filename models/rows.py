@@ -11,7 +11,7 @@ axis it is, since a permutation may move it. A plan has one step for each chunk 
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from edgecloud.models.graph import LayerGraph
@@ -20,6 +20,9 @@ ROWS = 2
 LEAST = 0.25
 """A layer is computed by rows where at least so much of it is made before the last step, or of a head after the first
 one: each call costs something."""
+KNOWN = 4096
+"""Counts of rows that are remembered: a graph has many layers alike, and its points have most of their tails in common.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,14 @@ Ops: TypeAlias = Mapping[int, RowOp]
 """By the number of the layer; what is not in it is not computed by rows."""
 
 
+@dataclass(frozen=True)
+class RowOps:
+    """What a back-end can compute by rows."""
+
+    backend: str
+    ops: Ops
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A chunk of a boundary tensor: [start, stop) along an axis."""
@@ -158,6 +169,28 @@ class RowStep:
     """Of tensors that are not put together anyway (`RowPlan.full`)."""
     whole: frozenset[int] = frozenset()
     """Layers outside the region that can be computed now, behind those of `made` and in one piece."""
+
+
+Counts: TypeAlias = tuple[int, ...]
+"""Rows of a tensor that are there after each step."""
+
+
+@dataclass(frozen=True)
+class RowSchedule:
+    """How far each layer of a segment is after each step: what a plan begins with, and all that its times depend on."""
+
+    layers: frozenset[int]
+    pieces: tuple[Piece, ...]
+    """The chunks: a step for each."""
+    rows: Mapping[int, Counts]
+    """Of each layer that is computed by rows, in order."""
+    whole: Mapping[int, frozenset[int]]
+    """By step, other layers that are computed behind it in one piece: those of a tail whose inputs are whole then."""
+
+    @property
+    def region(self) -> frozenset[int]:
+        """The layers that are computed by rows."""
+        return frozenset(self.rows)
 
 
 @dataclass(frozen=True)
@@ -219,19 +252,20 @@ def seconds_of(plan: RowPlan, seconds: Sequence[float], step_s: float = 0.0, cal
 # --- a tail, whose inputs come in chunks
 
 
-def tail_plan(
+def tail_schedule(
     graph: LayerGraph,
     ops: Ops,
     layers: Collection[int],
     pieces: Sequence[Piece],
     least: float = LEAST,
     until: int | None = None,
-) -> RowPlan | None:
-    """How a segment runs while its inputs come in chunks, in the order of `pieces`; None where nothing is gained.
+) -> RowSchedule | None:
+    """How far each layer of a segment can be while its inputs come in chunks, in the order of `pieces`; None where
+    nothing is gained.
 
     Layers behind `until` are not computed by rows. One that is not runs once all that it reads is whole: behind a step
-    where that is before the last one (`RowStep.whole`), else with the rest. Raises ValueError where the chunks are not
-    all of the inputs.
+    where that is before the last one (`whole`), else with the rest. Raises ValueError where the chunks are not all of
+    the inputs.
     """
     inside = frozenset(layers)
     _check(graph, graph.inputs_of(inside), pieces)
@@ -240,90 +274,126 @@ def tail_plan(
     arriving = _Arriving(graph, ops, pieces)
     for number in sorted(inside):
         arriving.follow(number, least)
-    region = frozenset(arriving.rows)
     early: dict[int, set[int]] = {}
-    for number in inside - region:
+    for number in inside.difference(arriving.rows):
         if arriving.whole_at[number] < len(pieces) - 1:
             early.setdefault(arriving.whole_at[number], set()).add(number)
-    if not region and not early:
+    if not arriving.rows and not early:
         return None
-    given = dict.fromkeys(piece.layer for piece in pieces)
-    full = {n for n in (*given, *region) if _is_read_whole(graph, ops, n, inside, region, arriving.axis_of(n))}
+    whole = {step: frozenset(numbers) for step, numbers in early.items()}
+    return RowSchedule(inside, tuple(pieces), arriving.rows, whole)
+
+
+def tail_plan(
+    graph: LayerGraph,
+    ops: Ops,
+    layers: Collection[int],
+    pieces: Sequence[Piece],
+    least: float = LEAST,
+    until: int | None = None,
+) -> RowPlan | None:
+    """What a segment computes while its inputs come in chunks, as `tail_schedule` has it."""
+    schedule = tail_schedule(graph, ops, layers, pieces, least, until)
+    if schedule is None:
+        return None
+    inside, region = schedule.layers, schedule.region
+    given = _given(pieces)
+    axes = {piece.layer: piece.axis for piece in pieces} | {number: ops[number].axis for number in region}
+    full = {n for n, axis in axes.items() if _is_read_whole(graph, ops, n, inside, region, axis)}
     full |= region.intersection(graph.outputs_of(inside))
-    steps = _steps(graph, ops, arriving.rows, pieces, arriving.given, full, early)
-    rest = inside.difference(region, *early.values())
-    return _planned(ops, inside, arriving.rows, steps, full, rest=rest)
+    steps = _steps(graph, ops, schedule, given, full)
+    return _planned(ops, schedule, steps, full, rest=inside.difference(region, *schedule.whole.values()))
+
+
+def _given(pieces: Sequence[Piece]) -> dict[int, Counts]:
+    """Of what comes in chunks, rows after each step."""
+    given: dict[int, Counts] = {}
+    for step, piece in enumerate(pieces):
+        before = given.get(piece.layer, (0,) * len(pieces))
+        given[piece.layer] = before[:step] + (piece.stop,) * (len(pieces) - step)
+    return given
 
 
 class _Arriving:
     """How much of every tensor is there after each step."""
 
     def __init__(self, graph: LayerGraph, ops: Ops, pieces: Sequence[Piece]) -> None:
-        self._graph, self._ops, self._pieces = graph, ops, pieces
-        self._axes: dict[int, int] = {}
-        self.rows: dict[int, list[int]] = {}
+        self._graph, self._ops, self._count = graph, ops, len(pieces)
+        self._axes = {piece.layer: piece.axis for piece in pieces}
+        self._given = _given(pieces)
+        self.rows: dict[int, Counts] = {}
         """Of every layer of the region, rows after each step."""
-        self.given: dict[int, list[int]] = {}
-        """The same of what comes in chunks."""
-        self.whole_at: dict[int, int] = {}
+        self.whole_at = {piece.layer: step for step, piece in enumerate(pieces)}
         """The step with which a tensor is whole, of a layer that runs in one piece that behind which it runs."""
-        for step, piece in enumerate(pieces):
-            self._axes[piece.layer] = piece.axis
-            rows = self.given.setdefault(piece.layer, [0] * len(pieces))
-            rows[step:] = [piece.stop] * (len(pieces) - step)
-            self.whole_at[piece.layer] = step
-
-    def axis_of(self, number: int) -> int:
-        """Along which the rows of a tensor come."""
-        return self._axes[number] if number in self._axes else self._ops[number].axis
 
     def follow(self, number: int, least: float) -> None:
         """Look at a layer behind all that it reads."""
         op, inputs = self._ops.get(number), self._graph.layers[number].inputs
         self.whole_at[number] = max(self.whole_at[source] for source in inputs)
-        if op is None or len(self._pieces) < 2:
+        if op is None or self._count < 2:
             return
-        pairs = list(zip(op.windows, inputs, strict=True))
-        rows, made = [], 0
-        for step in range(len(self._pieces)):
-            ready = min(window.ready(self._there(source, window, step), op.rows) for window, source in pairs)
-            made = op.after(made, ready)
-            rows.append(made)
+        rows = _made_of(op, tuple(map(self._there, inputs, op.windows)))
         if rows[-1] == op.rows and rows[-2] >= max(1, least * op.rows):
             self.rows[number] = rows
             self.whole_at[number] = rows.index(op.rows)
 
-    def _there(self, source: int, window: Window, step: int) -> int:
-        """Rows of a tensor that a layer of the region can read in a step."""
-        rows = self.given.get(source) or self.rows.get(source)
+    def _there(self, source: int, window: Window) -> Counts:
+        """Rows of a tensor that a layer of the region can read after each step."""
+        rows, whole_at = self._given.get(source) or self.rows.get(source), self.whole_at[source]
         if rows is None:  # it runs behind a step
-            return window.size if self.whole_at[source] < step else 0
-        if self.axis_of(source) == window.axis and not window.reads_all:
-            return rows[step]
-        return window.size if self.whole_at[source] <= step else 0
+            return tuple(window.size if whole_at < step else 0 for step in range(self._count))
+        if not window.reads_all and window.axis == self._axis_of(source):
+            return rows
+        return tuple(window.size if whole_at <= step else 0 for step in range(self._count))
+
+    def _axis_of(self, number: int) -> int:
+        """Along which the rows of a tensor come."""
+        return self._axes[number] if number in self._axes else self._ops[number].axis
+
+
+@lru_cache(maxsize=KNOWN)
+def _made_of(op: RowOp, there: tuple[Counts, ...]) -> Counts:
+    """Rows of a layer after each step, where of each of its inputs so many are there."""
+    rows, made = [], 0
+    for counts in zip(*there, strict=True):
+        ready = min(window.ready(count, op.rows) for window, count in zip(op.windows, counts, strict=True))
+        made = op.after(made, ready)
+        rows.append(made)
+    return tuple(rows)
 
 
 # --- a head, whose outputs leave in chunks
 
 
-def head_plan(
+def head_schedule(
     graph: LayerGraph, ops: Ops, layers: Collection[int], pieces: Sequence[Piece], least: float = LEAST
-) -> RowPlan | None:
-    """How a segment runs such that its outputs can leave in chunks, in the order of `pieces`; None where nothing is
-    gained. Raises ValueError where the chunks are not all of tensors that leave it."""
+) -> RowSchedule | None:
+    """How far each layer of a segment has to be such that its outputs can leave in chunks, in the order of `pieces`;
+    None where nothing is gained. Raises ValueError where the chunks are not all of tensors that leave it."""
     inside = frozenset(layers)
-    boundary = tuple(n for n in sorted(inside) if any(reader not in inside for reader in graph.readers[n]))
-    _check(graph, boundary, pieces)
+    _check(graph, _leaving(graph, inside), pieces)
     leaving = _Leaving(graph, ops, inside, pieces)
     for number in sorted(inside, reverse=True):
         leaving.follow(number, least)
-    region = frozenset(leaving.rows)
-    if not region:
+    rows = dict(sorted(leaving.rows.items()))
+    return RowSchedule(inside, tuple(pieces), rows, {}) if rows else None
+
+
+def head_plan(
+    graph: LayerGraph, ops: Ops, layers: Collection[int], pieces: Sequence[Piece], least: float = LEAST
+) -> RowPlan | None:
+    """What a segment computes such that its outputs can leave in chunks, as `head_schedule` has it."""
+    schedule = head_schedule(graph, ops, layers, pieces, least)
+    if schedule is None:
         return None
-    full = {n for n in region if n in boundary or n in graph.outputs}
-    full |= {n for n in region if _is_read_whole(graph, ops, n, inside, region, ops[n].axis)}
-    steps = _steps(graph, ops, leaving.rows, pieces, {}, full, {})
-    return _planned(ops, inside, leaving.rows, steps, full, first=inside - region)
+    inside, region = schedule.layers, schedule.region
+    kept = {*_leaving(graph, inside), *graph.outputs}
+    full = {n for n in region if n in kept or _is_read_whole(graph, ops, n, inside, region, ops[n].axis)}
+    return _planned(ops, schedule, _steps(graph, ops, schedule, {}, full), full, first=inside - region)
+
+
+def _leaving(graph: LayerGraph, inside: frozenset[int]) -> tuple[int, ...]:
+    return tuple(n for n in sorted(inside) if any(reader not in inside for reader in graph.readers[n]))
 
 
 class _Leaving:
@@ -332,37 +402,56 @@ class _Leaving:
     def __init__(self, graph: LayerGraph, ops: Ops, inside: frozenset[int], pieces: Sequence[Piece]) -> None:
         self._graph, self._ops, self._inside, self._pieces = graph, ops, inside, pieces
         self._leaves = frozenset(piece.layer for piece in pieces)
-        self.rows: dict[int, list[int]] = {}
+        self.rows: dict[int, Counts] = {}
 
     def follow(self, number: int, least: float) -> None:
         """Look at a layer behind all that read it."""
         op, readers = self._ops.get(number), [n for n in self._graph.readers[number] if n in self._inside]
         if op is None or any(n not in self.rows for n in readers) or not (readers or number in self._leaves):
             return
-        rows, made = [], 0
-        for wanted in zip(*self._wanted(number, op, readers), strict=True):
-            made = op.wanted(made, max(wanted))
-            rows.append(made)
+        rows = _made_for(op, tuple(self._wanted(number, op, readers)))
         if len(rows) > 1 and rows[0] <= (1 - least) * op.rows:
             self.rows[number] = rows
 
-    def _wanted(self, number: int, op: RowOp, readers: Iterable[int]) -> Iterable[list[int]]:
-        count, rows = len(self._pieces), 0
-        own = []
+    def _wanted(self, number: int, op: RowOp, readers: Iterable[int]) -> Iterable[Counts]:
+        """Rows of a layer that have to be there in each step: by itself, and for each that reads it."""
+        is_kept = number in self._leaves or number in self._graph.outputs
+        if is_kept:
+            yield self._own(number, op)
+        for reader in readers:
+            theirs = self._ops[reader]
+            for source, window in zip(self._graph.layers[reader].inputs, theirs.windows, strict=True):
+                if source == number:
+                    is_same = window.axis == op.axis and not window.reads_all
+                    yield _needed(window if is_same else None, op.rows, self.rows[reader])
+
+    def _own(self, number: int, op: RowOp) -> Counts:
+        rows, own = 0, []
         for piece in self._pieces:
             if piece.layer == number:
                 rows = piece.stop if piece.axis == op.axis else op.rows
             own.append(rows)
         if number in self._graph.outputs:
             own[-1] = op.rows
-        yield own
-        for reader in readers:
-            theirs = self._ops[reader]
-            for source, window in zip(self._graph.layers[reader].inputs, theirs.windows, strict=True):
-                if source == number:
-                    is_same = window.axis == op.axis and not window.reads_all
-                    needed = [window.needs(each) for each in self.rows[reader][:count]]
-                    yield needed if is_same else [op.rows if each else 0 for each in needed]
+        return tuple(own)
+
+
+@lru_cache(maxsize=KNOWN)
+def _needed(window: Window | None, size: int, rows: Counts) -> Counts:
+    """Rows of a tensor, which has `size`, that a layer reads to make so many in each step; all without a window."""
+    if window is None:
+        return tuple(size if each else 0 for each in rows)
+    return tuple(map(window.needs, rows))
+
+
+@lru_cache(maxsize=KNOWN)
+def _made_for(op: RowOp, wanted: tuple[Counts, ...]) -> Counts:
+    """Rows of a layer after each step, where so many have to be there."""
+    rows, made = [], 0
+    for counts in zip(*wanted, strict=True):
+        made = op.wanted(made, max(counts))
+        rows.append(made)
+    return tuple(rows)
 
 
 # --- what both have
@@ -400,37 +489,27 @@ def _is_read_whole(
 
 
 def _steps(
-    graph: LayerGraph,
-    ops: Ops,
-    rows: Mapping[int, Sequence[int]],
-    pieces: Sequence[Piece],
-    given: Mapping[int, Sequence[int]],
-    full: Collection[int],
-    early: Mapping[int, Collection[int]],
+    graph: LayerGraph, ops: Ops, schedule: RowSchedule, given: Mapping[int, Counts], full: Collection[int]
 ) -> tuple[RowStep, ...]:
-    """`rows` are those of each layer of the region that are there after each step, `given` those of what comes."""
-    order, done = sorted(rows), dict.fromkeys(rows, 0)
+    """`given` are the rows of what comes that are there after each step."""
+    rows, done = schedule.rows, dict.fromkeys(schedule.rows, 0)
     steps = []
-    for step, piece in enumerate(pieces):
+    for step, piece in enumerate(schedule.pieces):
         made = []
-        for number in order:
-            start, stop = done[number], rows[number][step]
+        for number, counts in rows.items():
+            start, stop = done[number], counts[step]
             if stop > start:
                 reads = tuple(window.read(start, stop) for window in ops[number].windows)
                 made.append(Made(number, start, stop, reads))
                 done[number] = stop
         there = {n: each[step] for n, each in (*given.items(), *rows.items()) if n not in full}
         kept = tuple(_kept(graph, ops, rows, done, there))
-        steps.append(RowStep(piece, tuple(made), kept, frozenset(early.get(step, ()))))
+        steps.append(RowStep(piece, tuple(made), kept, schedule.whole.get(step, frozenset())))
     return tuple(steps)
 
 
 def _kept(
-    graph: LayerGraph,
-    ops: Ops,
-    rows: Mapping[int, Sequence[int]],
-    done: Mapping[int, int],
-    there: Mapping[int, int],
+    graph: LayerGraph, ops: Ops, rows: Mapping[int, Counts], done: Mapping[int, int], there: Mapping[int, int]
 ) -> Iterable[Kept]:
     """What the layers that are not finished will read again."""
     for number, stop in there.items():
@@ -447,13 +526,12 @@ def _kept(
 
 def _planned(
     ops: Ops,
-    inside: frozenset[int],
-    rows: Mapping[int, Sequence[int]],
+    schedule: RowSchedule,
     steps: tuple[RowStep, ...],
     full: Collection[int],
     first: frozenset[int] = frozenset(),
     rest: frozenset[int] = frozenset(),
 ) -> RowPlan:
-    region = tuple(sorted(rows))
+    region = tuple(schedule.rows)
     sizes, axes = {n: ops[n].rows for n in region}, {n: ops[n].axis for n in region}
-    return RowPlan(inside, region, steps, sizes, axes, first, rest, frozenset(full))
+    return RowPlan(schedule.layers, region, steps, sizes, axes, first, rest, frozenset(full))

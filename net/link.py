@@ -11,6 +11,7 @@ three sizes only, and the sizes grow until two of them took long; pings give the
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class Prober:
         if not self.pings:
             self._exchange(PING_BYTES, PING_BYTES)  # wakes both sides up
             self.pings = [self._exchange(PING_BYTES, PING_BYTES) for _ in range(PINGS)]
-        return float(np.median([ping.seconds for ping in self.pings]))
+        return median(ping.seconds for ping in self.pings)
 
     def estimate(self, given_bytes_per_s: float | None = None) -> LinkEstimate:
         """Probe both directions, which takes a second or two on a slow link; of a given rate only the round trip.

@@ -8,6 +8,7 @@ begins with the rows that are there.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import le
 
 ROWS = 2
 """The axis of the rows of a picture or of a feature map: batch, channels, rows, columns."""
@@ -127,8 +128,7 @@ class RowShares:
     def __post_init__(self) -> None:
         if len(self.shares) < 2 or any(len(row) != len(self.layers) for row in self.shares):
             raise ValueError("shares are of every layer, for no row and for every further one")
-        steps = (zip(row, more, strict=True) for row, more in pairwise(self.shares))
-        if any(not 0 <= now <= after <= 1 for step in steps for now, after in step):
+        if not all(all(map(le, row, more)) for row, more in pairwise(((0.0,) * len(self.layers), *self.shares))):
             raise ValueError("shares are between 0 and 1 and do not fall")
         if any(share != 1 for share in self.shares[-1]):
             raise ValueError("all rows are all of the work")

@@ -7,6 +7,7 @@ that would be lost.
 """
 
 import re
+from pathlib import Path
 
 from edgecloud.utils.errors import AppError
 from edgecloud.utils.names import is_installed
@@ -73,7 +74,17 @@ def is_there(*libraries: str) -> bool:
 
 
 def version_of(package: str) -> str:
-    """Of a package as it is installed, without importing it; "" where there is none."""
+    """Of a package as it is installed, without importing it; "" where there is none.
+
+    The name of the folder that pip leaves beside it says it too, and importlib.metadata takes 20 ms to import.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    places = spec.submodule_search_locations if spec is not None else None
+    left = [folder for place in places or () for folder in Path(place).parent.glob(f"{package}-*.dist-info")]
+    if len(left) == 1:
+        return left[0].name.removeprefix(f"{package}-").removesuffix(".dist-info")
     from importlib.metadata import PackageNotFoundError, version
 
     try:

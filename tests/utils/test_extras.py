@@ -1,5 +1,6 @@
 """Without the libraries of the extras: what needs one names it with the extra, and an edge needs none."""
 
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -142,3 +143,12 @@ def test_what_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.requires", lambda _: known)
     assert extras.installs("torch") == "pip install --force-reinstall 'torch<2.14,>=2.11'"
     assert extras.installs("yaml") == "pip install --force-reinstall 'pyyaml<7,>=6'"
+
+
+@pytest.mark.parametrize("package", ["torch", "onnxruntime", "numpy", "pytest", "a_package_that_there_is_not"])
+def test_the_version_of_a_package_is_that_which_python_says(package: str) -> None:
+    try:
+        expected = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        expected = ""
+    assert extras.version_of(package) == expected
