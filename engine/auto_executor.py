@@ -29,8 +29,7 @@ from edgecloud.models.rows import Piece, RowOps, RowPlan
 from edgecloud.net.tensors import Array
 from edgecloud.predictor import compared, segments, store
 from edgecloud.predictor.compared import Compared, ComparedKey, Table
-from edgecloud.predictor.dataset import Machine
-from edgecloud.predictor.profile import Profile, ProfileKey, Progress
+from edgecloud.predictor.profile import Machine, Profile, ProfileKey, Progress
 from edgecloud.predictor.reference import has_fine_work_clock
 from edgecloud.utils.cpu_limit import cpu_limit
 from edgecloud.utils.errors import AppError
