@@ -1,7 +1,9 @@
 """Plans of real edges with a real cloud: chunks where they are predicted to save time, and never where they are off."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from torch import nn
 
 import edgecloud as ec
 from edgecloud.client.planning import chunking_for
-from edgecloud.engine.overlapping import BLOCKS, MOST, RowsOf, chunking_of, further_chunk
+from edgecloud.engine.overlapping import BLOCKS, MOST, PIECES, RowsOf, chunking_of, further_chunk
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
+from edgecloud.models.rows import Piece
+from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
 from tests import branches
@@ -150,3 +154,38 @@ def test_blocks_read_weights_again_and_are_no_more_than_there_are_rows_for() -> 
         assert block_s == pytest.approx(call_s + spec.weight_bytes / bytes_per_s)
     kinds = {network.specs()[layer - 1].weight_bytes > 0 for layer in shares.layers}
     assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("name", ["le_net", "mobile_net", "googlenet"])
+def test_shares_are_what_the_steps_of_a_plan_compute(name: str) -> None:
+    """At the ends of chunks; a plan has every block, shares come from counts of rows alone."""
+    executor = TorchExecutor(registry.resolve_trusted(name).network(), "cpu")
+    graph, compared = executor.network.graph, 0
+    tails, heads = RowsOf.of_tails(executor), RowsOf.of_heads(executor)
+    for (layer,) in [*tails, *heads]:
+        shape = graph.layers[layer].out_shape
+        axis = axis_of(shape)
+        assert axis is not None
+        ends = sorted({round(shape[axis] * part) for part in PIECES} - {0})
+        pieces = [Piece(layer, start, stop, axis) for start, stop in pairwise((0, *ends))]
+        head = graph.only_inputs | graph.needed_by(layer)
+        sides = (
+            (tails, executor.tail_rows(graph.everything - head, pieces)),
+            (heads, executor.head_rows(head, pieces)),
+        )
+        for found, plan in sides:
+            assert (plan is not None) == ((layer,) in found)
+            if plan is None:
+                continue
+            shares = found[(layer,)]
+            done = dict.fromkeys((*plan.region, *(each for step in plan.steps for each in step.whole)), 0.0)
+            assert set(done) == set(shares.layers)
+            for step, end in zip(plan.steps, ends, strict=True):
+                done |= {made.layer: made.stop / plan.rows[made.layer] for made in step.made}
+                done |= dict.fromkeys(step.whole, 1.0)
+                told = dict(zip(shares.layers, shares.shares[end], strict=True))
+                assert told == pytest.approx(dict.fromkeys(told, 1.0) if end == ends[-1] else done)
+            blocks = Counter(made.layer for step in plan.steps for made in step.made)
+            assert shares.blocks == tuple(blocks[each] or 1 for each in shares.layers)
+            compared += 1
+    assert compared > 2
