@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecloud.predictor.pace import FEWEST_READINGS, Pace, quiet_of
 from edgecloud.utils.files import write_atomically
@@ -44,12 +45,12 @@ def has_fine_work_clock() -> bool:
 class _Work:
     """The pieces, for one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: NDArray[np.float32], at: int) -> None:
+        """All threads read the same memory, which takes long to fetch, each from a place of its own on."""
         self._one = np.full((SIDE, SIDE), 0.5, np.float32)  # what the numbers are takes no time, but random ones do
         self._many = np.broadcast_to(self._one, (STACK, SIDE, SIDE))
         self._products = np.empty((STACK, SIDE, SIDE), np.float32)
-        self._numbers = np.full(MEMORY_BYTES // 4, 0.5, np.float32)
-        self._at = 0
+        self._numbers, self._at = numbers, at
 
     def compute(self) -> None:
         for _ in range(PRODUCTS):
@@ -68,7 +69,8 @@ class Reference:
     def __init__(self, threads: int, clock: Clock) -> None:
         """`clock` is the one that layers are measured with; it counts for one thread alone where that is its work."""
         self._clock = clock
-        self._works = [_Work() for _ in range(max(1, threads))]
+        numbers, count, parts = np.full(MEMORY_BYTES // 4, 0.5, np.float32), max(1, threads), MEMORY_BYTES // PART_BYTES
+        self._works = [_Work(numbers, parts * number // count * PART_BYTES // 4) for number in range(count)]
         self._pool = ThreadPoolExecutor(threads - 1, "reference") if threads > 1 else None
         self.read()  # what is done for the first time takes longer
 
