@@ -20,9 +20,9 @@ ROWS = 2
 LEAST = 0.25
 """A layer is computed by rows where at least so much of it is made before the last step, or of a head after the first
 one: each call costs something."""
-KNOWN = 4096
+KNOWN = 512
 """Counts of rows that are remembered: a graph has many layers alike, and its points have most of their tails in common.
-"""
+More gain little, and clients of a cloud choose the ends of chunks: each may be some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
