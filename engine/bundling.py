@@ -58,6 +58,7 @@ def write(entry: Entry, network: Network, path: Path, progress: Show) -> Written
             network.whole,
             is_batched=content.is_batched,
             progress=lambda done: progress("comparing every cut with the network", done),
+            exact=network.in_float64,
         )
         content = replace(content, certificates=certified)
         bundle.write(temporary, content, *arrays)

@@ -394,7 +394,7 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
     photo = _photo(weights.transforms())
     return Entry(
         name=name,
-        build=partial(_build, torchvision_name),
+        build=partial(_build, torchvision_name, side=photo.crop),
         input_shape=(3, photo.crop, photo.crop),
         preprocess=photo,
         labels=tuple(weights.meta["categories"]),
@@ -420,8 +420,10 @@ def _photo(transform: Any) -> Photo:
 _BUILD_OPTIONS = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
 
 
-def _build(torchvision_name: str, weights: Any = None) -> "nn.Module":
-    options = _BUILD_OPTIONS.get(torchvision_name, {})
+def _build(torchvision_name: str, weights: Any = None, side: int = 0) -> "nn.Module":
+    options: dict[str, Any] = dict(_BUILD_OPTIONS.get(torchvision_name, {}))
+    if weights is None and torchvision_name.startswith("vit_"):  # its positions are parameters, one for each patch
+        options["image_size"] = side
     model: nn.Module = torchvision().models.get_model(torchvision_name, weights=weights, **options)
     for training_only in ("aux1", "aux2", "AuxLogits"):  # never run in eval mode
         if getattr(model, training_only, None) is not None:

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from edgecloud.engine import bundle_executor, certificates
 from edgecloud.engine.answers import is_close
 from edgecloud.engine.executor import AUTO, ONNXRUNTIME, TORCH, CpuShare, Executor, make_executor, usual
 from edgecloud.engine.onnxruntime_executor import OnnxRuntimeExecutor
+from edgecloud.models.bundle import Certificate
 from edgecloud.models.bundle_network import BundleNetwork
-from edgecloud.models.network import Array
+from edgecloud.models.network import Array, Fed
 from edgecloud.models.torch_network import TorchNetwork
 from edgecloud.utils.errors import UsageError
 from edgecloud.utils.extras import MissingLibraryError
@@ -87,6 +89,25 @@ def test_certificates_say_how_far_each_cut_is_off(pair: Pair) -> None:
         certificates.certify(
             executor, lambda x: [array * 1.01 for array in theirs.whole(x)], is_batched=False, progress=done.append
         )
+
+
+def test_a_cut_of_a_network_that_rounds_much_is_as_near_to_float64_as_the_network_is(tmp_path: Path) -> None:
+    ours, theirs = bundles.pair(tmp_path / "x.bundle", bundles.Branches())
+    executor = OnnxRuntimeExecutor(ours, "cpu")
+
+    def moved(by: float) -> Callable[[Fed], list[Array]]:
+        return lambda x: [array + np.float32(by * np.abs(array).max()) for array in theirs.whole(x)]
+
+    def certified(whole: float, exact: Callable[[Fed], list[Array] | None]) -> tuple[Certificate, ...]:
+        return certificates.certify(executor, moved(whole), is_batched=True, progress=lambda _: None, exact=exact)
+
+    assert len(certified(5e-5, moved(3e-5))) == len(ours.graph.points) + 1
+    assert certified(5e-5, theirs.in_float64)[0].largest_difference > 0
+    for whole, exact in ((5e-5, moved(4.5e-5)), (5e-5, moved(5e-5)), (5e-5, lambda _: None), (2e-4, moved(1.9e-4))):
+        with pytest.raises(certificates.NotCertifiedError, match="cut at point 0"):
+            certified(whole, exact)
+    with pytest.raises(certificates.NotCertifiedError, match="float32 is not precise enough"):
+        certified(2e-4, moved(1e-4))
 
 
 def test_a_head_holds_only_its_own_weights(pair: Pair) -> None:
