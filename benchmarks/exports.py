@@ -9,8 +9,8 @@ benchmarks/results/exports.jsonl, so that a run goes on where another one ended,
 are not kept. Each has a process of its own: one that takes longer than `--each`, or needs more memory than there is, is
 a row with its reason, and is only tried again with `--again`.
 
-Weights are those of seed 0. With them some deep networks are so sensitive that torch's own answer in float32 is far from
-that in float64. Export refuses these and says so: with them nothing can be compared.
+Weights are those of seed 0. With them some deep networks are so sensitive that torch's own answer in float32 is far
+from that in float64. Export refuses these and says so: with them nothing can be compared.
 """
 
 import argparse

@@ -238,7 +238,7 @@ def _headline(outcome: Outcome) -> Group:
     sent = overlap_line(graph, decision)
     lines += [f"chunks: {sent}"] if sent else []
     chosen_reason = f"{why_line(decision)}, chosen in {format_seconds(plan.decision_s)}"
-    fixed_reason = "no cloud was reachable for a decision" if plan.failure else "point set by the user"
+    fixed_reason = "no cloud to decide with" if plan.failure else "point set by the user"
     lines.append(f"reason: {fixed_reason if decision.method == 'given' else chosen_reason}")
     if link is not None:
         lines += gain_lines(graph, decision, outcome.prospects, Now(link.up_bytes_per_s, outcome.cpu_share))

@@ -431,7 +431,7 @@ class ConnectionManager:
             if is_first:
                 log.warning("running everything on the edge: %s", self.why)
             else:
-                log.info("%s%s", AWAY, self.why)
+                log.info("%s", self.absence)
         except Exception as error:  # nobody would hear of it
             log.exception("internal error while reconnecting")
             self.error = AppError(f"handshake failed: {type(error).__name__}")
@@ -495,6 +495,8 @@ class ConnectionManager:
         if self._waits_for_shipping:
             shipping.wait()
             return not shipping.why(error.model) and not self._is_leaving
+        name = printable(error.model, 64)
+        error.args = (f"the cloud does not have {name} yet: it is sent there (--ship wait waits for that)",)
         return True
 
     @property
@@ -801,6 +803,12 @@ class ConnectionManager:
             return
         if self._breaker.may_probe(time.monotonic()) and not self._reconnector.is_busy and not self._is_leaving:
             self._reconnector.start()
+
+    @property
+    def absence(self) -> str:
+        """Why there is no cloud to ask: it is away, or has not got the network yet."""
+        is_sending = self._shipping is not None and self._shipping.is_busy
+        return self.why if is_sending else f"{AWAY}{self.why}"
 
     def _say_how_far(self) -> None:
         if self._shipping is not None and self._shipping.progress is not None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from edgecloud.client.connection_manager import AWAY, ConnectionManager
+from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import Answered, Edge, Inference
 from edgecloud.client.resilient import ResilientClient, all_here
 from edgecloud.models.network import Fed, fed_layers
@@ -35,11 +35,11 @@ class LateEdge:
         if self._begun is not None:
             planned, resilient = self._begun
             return resilient.infer(x, planned)
-        return all_here(Inference(self._edge, fed_layers(self._edge.graph, x)), self._cloud.why)
+        return all_here(Inference(self._edge, fed_layers(self._edge.graph, x)), self._cloud.absence)
 
     def _try(self) -> None:
         try:
             self._begun = self._begin()
         except AppError as error:
             self._cloud.blame(error)
-            log.warning("%s%s", AWAY, self._cloud.why)
+            log.warning("%s", self._cloud.absence)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecloud.client.connection_manager import AWAY, ConnectionManager
+from edgecloud.client.connection_manager import ConnectionManager
 from edgecloud.client.edge import AS_THEY_ARE, Answered, Edge, Fallback, Inference, ran_by
 from edgecloud.client.fallback import fits, is_worth_asking, patience_s
 from edgecloud.engine.answers import NOT_FINITE, is_finite, is_finite_alike
@@ -81,7 +81,7 @@ class ResilientClient:
         inference = Inference(self._edge, fed_layers(self._edge.graph, x), codecs, overlap)
         there_s = self._waiting_s.get(parts, 0.0) if waiting_s is None else waiting_s
         if self._cloud.is_left_alone:
-            return all_here(inference, self._cloud.why)
+            return all_here(inference, self._cloud.absence)
         at = time.monotonic() + self._timeout_s
         for number, part in enumerate(parts):
             if part.place == "edge":
@@ -161,4 +161,4 @@ class ResilientClient:
 def all_here(inference: Inference, why: str) -> Answered:
     """All of the network here, in one piece: no cut is less work."""
     inference.run_here(inference.edge.graph.everything)
-    return inference.answered("fallback", Fallback(f"{AWAY}{why}", 0.0))
+    return inference.answered("fallback", Fallback(why, 0.0))

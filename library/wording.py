@@ -33,6 +33,7 @@ KEYWORDS = {
     "--cache-dir": "cache_dir",
     "--emulate-cpu": "emulate_cpu",
     "--emulate-link": "emulate_link",
+    "--ship": "ship",
 }
 """Flags of the programs, and the keyword arguments that are the same."""
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
@@ -41,6 +42,7 @@ _PHRASES = (
     (re.compile(r"--point \d+ runs"), "cloud=None runs"),
     (re.compile(r"--token-file FILE"), "token=..."),
     (re.compile(r"--insecure"), "insecure=True"),
+    (re.compile(r"--ship wait"), 'ship="wait"'),
     (re.compile(r"--(tls)-(\w+) FILE"), r"\1_\2=FILE"),
 )
 UNKNOWN = "UNKNOWN_MODEL"
