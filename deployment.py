@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate_flags.add_argument(
         "--networks",
         type=arguments.names,
-        default=("some",),
+        default="some",
         metavar="A,B",
         help="networks to measure: some, many, none, or names",
     )

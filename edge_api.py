@@ -101,7 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of warm-up inferences, not measured",
     )
     runs.add_argument("--verify", action="store_true", help="also run the full model locally and compare the answers")
-    runs.add_argument("--compare", action="store_true", help="also measure all on the cloud and all on the edge")
+    runs.add_argument(
+        "--compare",
+        action="store_true",
+        help="also measure all on the cloud, all on the edge and, with a budget, the best lossless plan",
+    )
     runs.add_argument(
         "--json", action="store_true", help="print one JSON document; with --watch or --video one line per answer"
     )

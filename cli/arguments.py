@@ -52,6 +52,8 @@ def percent(text: str) -> float:
     value = number(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0% to 100%")
+    if value == 1 and not text.strip().endswith("%"):
+        raise argparse.ArgumentTypeError(f"{text!r} could mean 1% or 100%: write which")
     return value
 
 

@@ -26,7 +26,7 @@ def build_parser(prog: str, description: str, max_batch: int) -> argparse.Argume
         action="append",
         default=[],
         metavar="[MODEL=]SOURCE",
-        help="weights: imagenet, or a .safetensors or .pt file, for one network or for all; repeatable "
+        help="weights: imagenet, or a file (.safetensors, .pt, .bin or .ckpt), for one network or for all; repeatable "
         "(default: the bundled trained weights, otherwise seeded ones). The edge needs the same weights",
     )
     flags.add_times_flags(parser)

@@ -40,6 +40,7 @@ from edgecloud.engine.answers import (
 from edgecloud.engine.packing import is_lossless
 from edgecloud.engine.times import Times
 from edgecloud.models import registry
+from edgecloud.net.frames import BadMagicError
 from edgecloud.net.link import LinkEstimate
 from edgecloud.net.messages import State
 from edgecloud.net.recorder import Recorder
@@ -131,6 +132,8 @@ def _connect(edge: Edge, manager: ConnectionManager, config: EdgeConfig, ready_s
     try:
         manager.connect(ready_s)
     except AppError as error:
+        if isinstance(error, BadMagicError):
+            error.args = (f"{error} (from {config.cloud.host}:{config.cloud.port}: check -i and -p)",)
         if not is_covered(error, config.cloud.fallback):
             raise _hinted(error, edge) from None
         return gone_on(blaming(error, "--timeout") if ready_s < config.cloud.ready_s else error)

@@ -50,7 +50,9 @@ class PlanMove:
         before, after = self._place(self.before), self._place(self.after)
         if self.in_one_piece is not None:
             before, after = ("chunks", "one piece") if self.in_one_piece else ("one piece", "chunks")
-        return f"changed from {before} to {after} after {self.at} inferences: it {verb} {self.ratio:.2f} x as long"
+        return (
+            f"changed from {before} to {after} after {self.at} inferences: the first {verb} {self.ratio:.2f} x as long"
+        )
 
     def _place(self, point: int | None) -> str:
         if point is None:

@@ -101,7 +101,7 @@ def _edge_text(window: Window, share: float | None) -> str:
         top = min(window.high * share, 1.0) if window.high < FASTER else math.inf
         of_core = Window(window.low * share, top, window.best * share, window.gain)
         return f"with an edge share {_span(of_core, '{:.2g}'.format, (SLOWER * share, 1.0))}"
-    return f"on an edge {_span(window, '{:.2g}'.format, limits)} times as fast"
+    return f"on an edge {_span(window, '{:.2g} times as fast'.format, limits)}"
 
 
 def _span(window: Window, show: Callable[[float], str], limits: tuple[float, float]) -> str:

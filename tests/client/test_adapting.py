@@ -176,23 +176,23 @@ def test_what_is_adapted_and_how_sure_it_is_at_first(edge: Edge, config: EdgeCon
         (
             PlanMove(7, 12, 0, 12, "prediction", 1.5),
             "changed from all on the edge to all on the cloud after 7 inferences: "
-            "it is expected to take 1.50 x as long",
+            "the first is expected to take 1.50 x as long",
         ),
         (
             PlanMove(9, 4, 12, 12, "guard", 1.23),
-            "changed from point 4 to all on the edge after 9 inferences: it took 1.23 x as long",
+            "changed from point 4 to all on the edge after 9 inferences: the first took 1.23 x as long",
         ),
         (
             PlanMove(1, None, 4, 12, "guard", 1.2),
-            "changed from a cut of several tensors to point 4 after 1 inferences: it took 1.20 x as long",
+            "changed from a cut of several tensors to point 4 after 1 inferences: the first took 1.20 x as long",
         ),
         (
             PlanMove(8, 0, 0, 12, "guard", 1.1, in_one_piece=True),
-            "changed from chunks to one piece after 8 inferences: it took 1.10 x as long",
+            "changed from chunks to one piece after 8 inferences: the first took 1.10 x as long",
         ),
         (
             PlanMove(8, 4, 4, 12, "prediction", 1.1, in_one_piece=False),
-            "changed from one piece to chunks after 8 inferences: it is expected to take 1.10 x as long",
+            "changed from one piece to chunks after 8 inferences: the first is expected to take 1.10 x as long",
         ),
     ],
 )
