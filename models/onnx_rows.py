@@ -207,6 +207,8 @@ class _Layer:
             raise _WholeError
         strides, dilations = call.sides("strides", (1,) * dims), call.sides("dilations", (1,) * dims)
         pads = _pads(call, kernel, strides, dilations)
+        if call.whole("ceil_mode", 0) and not _is_inferred(call, kernel, strides, dilations, pads):
+            raise _WholeError
         reach, rows = (kernel[at] - 1) * dilations[at] + 1, call.out_shape[call.axis]
         window = Window(call.shapes[0][call.axis], reach, strides[at], pads[at], call.axis)
         first, last = window.read(0, 1), window.read(rows - 1, rows)
@@ -245,6 +247,17 @@ def _pads(call: _Call, kernel: Shape, strides: Shape, dilations: Shape) -> Shape
     ]
     less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return (*more, *less) if auto == "SAME_LOWER" else (*less, *more)
+
+
+def _is_inferred(call: _Call, kernel: Shape, strides: Shape, dilations: Shape, pads: Shape) -> bool:
+    """Whether a pooling that rounds up makes what the runtime says of its shape: its kernel leaves out a last window
+    that begins in the padding."""
+    sizes = zip(call.shapes[0][2:], kernel, strides, dilations, pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    inferred = (
+        -(-(size + before + behind - (side - 1) * dilation - 1) // stride) + 1
+        for size, side, stride, dilation, before, behind in sizes
+    )
+    return tuple(inferred) == call.out_shape[2:]
 
 
 # --- what makes every row alone
