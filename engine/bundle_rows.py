@@ -7,6 +7,7 @@ runtime packs, so only the plans that were used last are kept ready.
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,23 +18,25 @@ import numpy as np
 from edgecloud.models import bundle_rules, onnx_session
 from edgecloud.models.bundle import Bundle
 from edgecloud.models.graph import LayerGraph
-from edgecloud.models.onnx_rows import Feed, OnnxRow, StepModel, StepWriter, row_layers
+from edgecloud.models.onnx_rows import Feed, OnnxRow, Result, StepModel, StepWriter, row_layers
 from edgecloud.models.onnx_rules import OnnxError
 from edgecloud.models.rows import Kept, Piece, RowOp, RowPlan
 from edgecloud.net.tensors import Array
 
 log = logging.getLogger(__name__)
 
-KEPT_BYTES, KEPT_SESSIONS = 64 << 20, 64
-"""Of weights that sessions may hold copies of, or as much as the whole network has; and how many sessions: clients
-choose the ends of chunks."""
+HELD_BYTES, HELD_TIMES = 256 << 20, 3
+"""What sessions may hold, or twice what the network has, and how many times its weights each of them holds: clients
+choose the ends of chunks, and with them how many sessions a plan needs."""
+KEPT_PLANS, KEPT_SESSIONS = 16, 64
 
 
 @dataclass(frozen=True)
 class Step:
     """A step of a plan, ready to run."""
 
-    model: StepModel
+    feeds: tuple[Feed, ...]
+    results: tuple[Result, ...]
     session: Any
 
 
@@ -43,8 +46,8 @@ class Ready:
 
     steps: tuple[Step | None, ...]
     """None where a step computes nothing."""
-    weight_bytes: int
-    """That its sessions may hold copies of."""
+    held_bytes: int
+    """By its sessions, about."""
     runs: int = 0
 
 
@@ -71,6 +74,10 @@ class BundleRows:
         """The layers that it can compute by rows."""
         return {number: layer.op for number, layer in self._layers.items()}
 
+    def takes(self, plan: RowPlan) -> bool:
+        """Whether its sessions would not hold too much."""
+        return self._held_by(self._models(plan)) <= self._most_bytes
+
     def start(self, plan: RowPlan) -> tuple["BundleRowRun", bool]:
         """A run of a plan, and whether it is the first one. Raises UsageError where the runtime cannot run it."""
         if plan not in self._plans:
@@ -83,29 +90,41 @@ class BundleRows:
         return BundleRowRun(self._bundle.graph, plan, ready), ready.runs == 1
 
     @property
-    def _holds_too_much(self) -> bool:
-        held = sum(ready.weight_bytes for ready in self._plans.values())
-        return held > max(KEPT_BYTES, self._bundle.parameter_bytes) or len(self._sessions) > KEPT_SESSIONS
+    def _most_bytes(self) -> int:
+        return max(HELD_BYTES, 2 * self._bundle.parameter_bytes)
 
-    def _ready(self, plan: RowPlan) -> Ready:
+    @property
+    def _holds_too_much(self) -> bool:
+        held = sum(ready.held_bytes for ready in self._plans.values())
+        return held > self._most_bytes or len(self._plans) > KEPT_PLANS or len(self._sessions) > KEPT_SESSIONS
+
+    def _models(self, plan: RowPlan) -> tuple[StepModel | None, ...]:
         bundle = self._bundle
         about = (bundle.graph, bundle.content.tensors, bundle.onnx, self._layers, plan)
-        models = StepWriter(*about, is_batched=bundle.content.is_batched).models()
-        steps = tuple(None if model is None else Step(model, self._session(model)) for model in models)
-        weights = {
-            id(step.session): sum(bundle.weight(name).nbytes for name in step.model.part.weights)
-            for step in steps
-            if step is not None
-        }
-        return Ready(steps, sum(weights.values()))
+        return StepWriter(*about, is_batched=bundle.content.is_batched).models()
+
+    def _held_by(self, models: Iterable[StepModel | None]) -> int:
+        """By a session for each of them that is different."""
+        parts = {_key(each): each.part for each in models if each is not None}
+        weights = (self._bundle.weight(name).nbytes for part in parts.values() for name in part.weights)
+        return HELD_TIMES * sum(weights)
+
+    def _ready(self, plan: RowPlan) -> Ready:
+        models = self._models(plan)
+        steps = (None if each is None else Step(each.feeds, each.results, self._session(each)) for each in models)
+        return Ready(tuple(steps), self._held_by(models))
 
     def _session(self, model: StepModel) -> Any:
-        key = hashlib.sha256(model.part.model).digest()
+        key = _key(model)
         session = self._sessions.get(key)
         if session is None:
             session = onnx_session.session_for(self._bundle, model.part, self._threads)
             self._sessions[key] = session
         return session
+
+
+def _key(model: StepModel) -> bytes:
+    return hashlib.sha256(model.part.model).digest()
 
 
 class BundleRowRun:
@@ -132,10 +151,10 @@ class BundleRowRun:
             self._arrive(plan.piece, array, new)
         step = self._ready.steps[place]
         if step is not None:
-            feeds = {feed.name: np.asarray(self._fed(feed, array), order="C") for feed in step.model.feeds}
-            names = [result.name for result in step.model.results]
+            feeds = {feed.name: np.asarray(self._fed(feed, array), order="C") for feed in step.feeds}
+            names = [result.name for result in step.results]
             made = onnx_session.run(step.session, names, feeds)
-            for result, rows in zip(step.model.results, made, strict=True):
+            for result, rows in zip(step.results, made, strict=True):
                 if result.layer in self._plan.full:
                     self._put(result.layer, result.start, rows, self._plan.axes[result.layer])
                 else:

@@ -37,6 +37,9 @@ class RowBackend(Protocol):
     def ops(self) -> Ops:
         """The layers that it can compute by rows."""
 
+    def takes(self, plan: RowPlan) -> bool:
+        """Whether it has the memory that a plan needs to be ready."""
+
     def start(self, plan: RowPlan) -> tuple[RowRun, bool]:
         """A run of a plan, and whether it is the first one: then kernels are chosen and memory is fetched."""
 

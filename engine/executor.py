@@ -224,9 +224,11 @@ class BaseExecutor(ABC):
         return self._planned(head_plan, layers, pieces)
 
     def _planned(self, plan: Planner, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
-        known = self.row_ops(layers)
-        planned = None if known is None else plan(self._network.graph, known.ops, layers, pieces)
-        return None if planned is None else replace(planned, backend=self.backend)
+        rows = self.rows
+        planned = None if rows is None else plan(self._network.graph, rows.ops, layers, pieces)
+        if rows is None or planned is None or not rows.takes(planned):
+            return None
+        return replace(planned, backend=self.backend)
 
     def tail_by_rows(self, plan: RowPlan) -> TailStream:
         """One run of a tail by rows. Raises UsageError for a plan that is not this back-end's."""

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from edgecloud.partition.overlap import Overlap, Slices
 from edgecloud.utils.errors import UsageError
 from tests.bundles import in_torch, pair, traced_of
 from tests.conftest import THOROUGH, many
-from tests.engine.rows import Compared, chunk_of, values_of
+from tests.engine.rows import Compared, chunk_of, pieces_of, values_of
 
 LARGE = ["alex_net", "mobile_net", "efficientnet_lite0"]
 TORCHVISION = ["resnet18", "googlenet", "shufflenet_v2_x1_0"]
@@ -245,6 +246,57 @@ def test_few_sessions_are_kept_whatever_ends_are_asked_for(
         subject.tail(frozenset({0}), [Piece(0, 0, end), Piece(0, end, 41)])
     assert len(rows._sessions) <= 5
     assert 1 <= len(rows._plans) <= 5
+
+
+def test_few_plans_are_kept_that_share_their_sessions(bundled: Callable[[str], Compared]) -> None:
+    """Chunks of two and of three rows in another order: the same few geometries each time."""
+    subject = bundled("looping")
+    rows, rng = subject.executor.rows, random.Random(0)  # type: ignore[attr-defined]
+    sizes = [2, 2, 3, 3, 4]
+    for _ in range(3 * bundle_rows.KEPT_PLANS):
+        rng.shuffle(sizes)
+        ends = [0, *accumulate(sizes)]
+        subject.tail(frozenset({0}), [Piece(0, *each) for each in pairwise(ends)])
+    assert len(rows._plans) <= bundle_rows.KEPT_PLANS
+
+
+def test_a_plan_whose_sessions_would_hold_too_much_is_none(
+    bundled: Callable[[str], Compared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = bundled("windows")
+    executor, rng = subject.executor, random.Random(0)
+    tail = subject.graph.everything - {0}
+    pieces = pieces_of(subject.graph, (0,), rng, most=6)
+    while len(pieces) < 3:
+        pieces = pieces_of(subject.graph, (0,), rng, most=6)
+    assert executor.tail_rows(tail, pieces) is not None
+    monkeypatch.setattr(bundle_rows, "HELD_BYTES", 0)
+    monkeypatch.setattr(bundle_rows, "HELD_TIMES", 1000)
+    assert executor.tail_rows(tail, pieces) is None
+
+
+@pytest.mark.parametrize(
+    ("pooling", "columns", "is_by_rows"),
+    [
+        (nn.MaxPool2d(2, 2, 1, ceil_mode=True), 9, False),
+        (nn.AvgPool2d(1, 2, ceil_mode=True), 8, False),
+        (nn.MaxPool2d(1, 2, ceil_mode=True), 8, False),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), 9, True),
+        (nn.MaxPool2d(2, 2, ceil_mode=True), 9, True),
+    ],
+)
+def test_a_pooling_that_rounds_up_is_by_rows_where_the_runtime_agrees_on_its_shape(
+    pooling: nn.Module, columns: int, is_by_rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime infers a last window that begins in the padding, and does not compute it."""
+    monkeypatch.setattr(onnx_rows, "LEAST_PLACES", 1)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), pooling, nn.Conv2d(4, 4, 3, padding=1)).eval()
+    ours, _ = pair(tmp_path / "x.bundle", module, (1, 3, 32, columns))
+    subject = Compared(OnnxRuntimeExecutor(ours, "cpu"), values_of(ours, ours.example.arrays))
+    ops = subject.executor.rows.ops  # type: ignore[attr-defined]
+    assert (2 in ops) == is_by_rows
+    plan = subject.tail(frozenset({0}), [Piece(0, 0, 10), Piece(0, 10, 20), Piece(0, 20, 32)])
+    assert plan is not None
 
 
 WHOLE = {"windows": 4, "waves": 2, "volumes": 1, "padded": 0, "looping": 0}
