@@ -53,25 +53,27 @@ class Shares:
     by_rows: NDArray[np.bool_]
     """Of every way, whether the cloud computes by rows."""
 
-    def hidden_s(self, stages: Floats) -> Floats:
-        """What is hidden of every way, where its stages take so long: shape (5, ways)."""
+    def hidden_s(self, stages: Floats, waiting_s: Floats) -> Floats:
+        """What is hidden of every way, where its stages take so long, shape (5, ways), and the cloud lets it wait."""
         seconds = self.of * stages
         chunks = [(one[0], one[1], one[2], one[3], one[4]) for one in seconds]
         whole = pipelined(chunks, np.maximum)
-        rowwise = pipelined(chunks, np.maximum, is_by_rows=True)
+        rowwise = pipelined(chunks, np.maximum, waiting_s, is_by_rows=True) - waiting_s  # while other chunks come
         in_turn = seconds.sum(axis=(0, 1))
         last = seconds[:, 4].sum(axis=0)  # of computing that has to wait for the last chunk
         return np.asarray(np.maximum(0.0, in_turn - np.where(self.by_rows, rowwise, whole + last)))
 
-    def seen(self, stages: Floats) -> Floats:
+    def seen(self, stages: Floats, waiting_s: Floats) -> Floats:
         """Of one second more of each stage, what the total of every way takes more: 0 where it is hidden, 1 where not.
         Shape (5, ways)."""
-        hidden_s, found = self.hidden_s(stages), np.ones_like(stages)
+        hidden_s, found = self.hidden_s(stages, waiting_s), np.ones_like(stages)
         for number, stage in enumerate(stages):
             longer = stages.copy()
             longer[number] *= 1 + NUDGE
             more = NUDGE * stage
-            saved = np.divide(self.hidden_s(longer) - hidden_s, more, out=np.zeros_like(stage), where=more > 0)
+            saved = np.divide(
+                self.hidden_s(longer, waiting_s) - hidden_s, more, out=np.zeros_like(stage), where=more > 0
+            )
             found[number] = np.clip(1 - saved, 0.0, 1.0)
         return found
 
@@ -147,7 +149,8 @@ class Believed:
         edge, link, cloud = slopes
         computing, there = edge[:, :-2].sum(axis=1), cloud[:, :-2].sum(axis=1)
         parts = np.array([computing, edge[:, -2], link[:, 0], cloud[:, -2], there])
-        seen, hidden_s = ways.shares.seen(parts), ways.shares.hidden_s(parts)
+        shares, waiting_s = ways.shares, ways.waiting_s
+        seen, hidden_s = shares.seen(parts, waiting_s), shares.hidden_s(parts, waiting_s)
         rest = np.ones(len(ways))
         factors = (
             [*[seen[0]] * (edge.shape[1] - 2), seen[1]],

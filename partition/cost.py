@@ -300,7 +300,7 @@ what can be computed once it is there."""
 def pipelined(
     chunks: Iterable[Passage[Seconds]],
     latest: Callable[[Seconds, Seconds], Seconds],
-    queue_s: float = 0.0,
+    queue_s: Seconds | float = 0.0,
     *,
     is_by_rows: bool = False,
 ) -> Seconds:

@@ -84,8 +84,8 @@ class Guard:
         return Guard({name: totals for name, totals in self.totals.items() if name != way})
 
     def renamed(self, way: str, name: str) -> "Guard":
-        """The same, with another name of a way."""
-        return Guard({name if each == way else each: totals for each, totals in self.totals.items()})
+        """The same, with another name of a way; what had that name before is forgotten."""
+        return Guard({name if each == way else each: totals for each, totals in self.without(name).totals.items()})
 
     def typical_s(self, way: str) -> float:
         """What it took in the middle since then, in seconds; 0 where it did not run."""

@@ -48,6 +48,16 @@ def test_the_totals_of_ways_are_those_of_the_formula(seed: int) -> None:
     assert (table.shares is None) == (not any(table.overlaps))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_tail_by_rows_waits_for_its_turn_while_chunks_come(seed: int) -> None:
+    problem, _ = ways_of(seed)
+    problem = replace(problem, cloud=replace(problem.cloud, queue_s=random.Random(seed).choice([1e-3, 0.02, 0.3])))
+    table = table_of(problem, problem)
+    totals = first_belief(table, 0.2, 0.2).totals(table.at(problem))
+    for number, candidate in enumerate(chain.scan(problem)):
+        assert totals.seconds[number] == pytest.approx(candidate.predicted.total_s, rel=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_slopes_say_what_the_total_of_a_way_does_where_a_stage_is_longer(seed: int) -> None:
     """Of a stage that is hidden nothing, of one that is not all of it; the stages themselves grow all the same."""
@@ -134,6 +144,8 @@ def test_what_runs_in_one_piece_keeps_its_totals_under_another_name() -> None:
     assert steering.running == "0"
     guard = Guard().after(f"0{IN_ONE_PIECE}", 0.2).renamed(f"0{IN_ONE_PIECE}", "0")
     assert guard.typical_s("0") == pytest.approx(0.2)
+    of_both = Guard().after(f"0{IN_ONE_PIECE}", 0.2).after("0", 3.0).renamed(f"0{IN_ONE_PIECE}", "0")
+    assert of_both.typical_s("0") == pytest.approx(0.2)
 
 
 def test_factors_of_further_blocks_go_into_the_next_plan() -> None:
