@@ -161,13 +161,12 @@ class RowsOf(Mapping[Crossing, RowShares]):
 
     @cached_property
     def _weight_bytes(self) -> tuple[int, ...]:
-        """Of every layer; 0 where nobody described it."""
-        count = len(self._graph.layers)
+        """Of every layer."""
         try:
             described = tuple(spec.weight_bytes for spec in self._network.specs())
-        except UnknownLayerError:
-            described = ()
-        return (0,) * (count - len(described)) + described
+        except UnknownLayerError:  # some layer, or a network of several inputs
+            return self._network.weight_bytes()
+        return (0,) * (len(self._graph.layers) - len(described)) + described
 
 
 Scheduler: TypeAlias = Callable[[LayerGraph, Ops, frozenset[int], Sequence[Piece]], RowSchedule | None]

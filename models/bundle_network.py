@@ -74,6 +74,13 @@ class BundleNetwork:
             raise UnknownLayerError(content.why_no_specs or f"{self.graph.name}: no predictor for some of its layers")
         return content.specs
 
+    def weight_bytes(self) -> tuple[int, ...]:
+        """Of every layer, the inputs among them, the bytes of its parameters."""
+        bundle, graph = self.bundle, self.graph
+        layers = (frozenset({number}) if layer.inputs else None for number, layer in enumerate(graph.layers))
+        parts = (() if each is None else bundle.part(each).weights for each in layers)
+        return tuple(sum(bundle.weight(name).nbytes for name in names) for names in parts)
+
     def whole(self, x: Fed) -> list[Array]:
         """The tensors of the answer, run in one piece."""
         part = self._whole_part

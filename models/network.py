@@ -93,6 +93,9 @@ class Network(Protocol):
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError for one that nobody described."""
 
+    def weight_bytes(self) -> tuple[int, ...]:
+        """Of every layer, the inputs among them, the bytes of its parameters."""
+
     def whole(self, x: Fed) -> list[Array]:
         """The tensors of the answer, run on this device in one piece, and not slowed down."""
 

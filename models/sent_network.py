@@ -57,6 +57,10 @@ class SentNetwork:
             raise UnknownLayerError(f"{self.graph.name}: no predictor for some of its layers")
         return self._outline.content.specs
 
+    def weight_bytes(self) -> tuple[int, ...]:
+        """Not here."""
+        raise UsageError(f"{self.graph.name} runs in a process of its own")
+
     def whole(self, x: Fed) -> list[Array]:
         """Not here: only its process runs it."""
         raise UsageError(f"{self.graph.name} runs in a process of its own")

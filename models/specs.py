@@ -71,16 +71,26 @@ def describe(traced: "Traced") -> tuple[LayerSpec, ...]:
     return tuple(_describe(traced, number) for number in range(INPUT + 1, len(traced.graph.layers)))
 
 
-def _describe(traced: "Traced", number: int) -> LayerSpec:
+def weight_bytes(traced: "Traced") -> tuple[int, ...]:
+    """Of every layer, the inputs among them, the bytes of its parameters, whether anybody described it or not."""
+    layers = enumerate(traced.graph.layers)
+    return tuple(_parameter_bytes(_call_of(traced, number)) if layer.inputs else 0 for number, layer in layers)
+
+
+def _call_of(traced: "Traced", number: int) -> "_Call":
     layer, layers = traced.graph.layers[number], traced.graph.layers
     node = traced.nodes[number][0]
-    call = _Call(
+    return _Call(
         node=node,
         module=traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None,
         root=traced.module,
         in_shape=layers[layer.inputs[0]].out_shape,
         out_shape=layer.out_shape,
     )
+
+
+def _describe(traced: "Traced", number: int) -> LayerSpec:
+    layer, call = traced.graph.layers[number], _call_of(traced, number)
     work = _VIEW_WORK if number in traced.views else _described(call, layer.kind, layer.id, traced.graph.name)
     return LayerSpec(
         kind=work.kind,

@@ -14,7 +14,7 @@ from edgecloud.models.form import ONE, Call, Form
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.inputs import Input
 from edgecloud.models.network import Array, Fed, Take, arrays_of
-from edgecloud.models.specs import LayerSpec, describe
+from edgecloud.models.specs import LayerSpec, describe, weight_bytes
 from edgecloud.models.split import device_of
 from edgecloud.models.torch_arrays import to_array, to_tensor
 from edgecloud.models.trace import Traced, trace
@@ -69,6 +69,10 @@ class TorchNetwork:
     def specs(self) -> tuple[LayerSpec, ...]:
         """Every layer but the input as predictors see it. Raises UnknownLayerError."""
         return describe(self.traced)
+
+    def weight_bytes(self) -> tuple[int, ...]:
+        """Of every layer, the inputs among them, the bytes of its parameters."""
+        return weight_bytes(self.traced)
 
     def whole(self, x: Fed) -> list[Array]:
         """The tensors of the answer of the user's own module."""

@@ -17,6 +17,7 @@ from edgecloud.engine.overlapping import BLOCKS, MOST, PIECES, RowsOf, chunking_
 from edgecloud.engine.torch_executor import TorchExecutor
 from edgecloud.models import registry
 from edgecloud.models.rows import Piece
+from edgecloud.models.specs import UnknownLayerError
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.decide import Goal
 from edgecloud.tools.plan_table import overlap_json, overlap_line
@@ -189,3 +190,15 @@ def test_shares_are_what_the_steps_of_a_plan_compute(name: str) -> None:
             assert shares.blocks == tuple(blocks[each] or 1 for each in shares.layers)
             compared += 1
     assert compared > 2
+
+
+def test_weights_count_where_another_layer_is_unknown() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.Softshrink())
+    network = ec.load(module.eval(), torch.rand(1, 3, 32, 32)).made_for("cpu")
+    with pytest.raises(UnknownLayerError):
+        network.specs()
+    shares = RowsOf.of_tails(TorchExecutor(network, "cpu"))[0,]
+    call_s, bytes_per_s = BLOCKS["torch"]
+    sizes = [0, *(sum(4 * each.numel() for each in layer.parameters()) for layer in module)]
+    assert network.weight_bytes() == tuple(sizes)
+    assert shares.block_s == pytest.approx([call_s + sizes[layer] / bytes_per_s for layer in shares.layers])
