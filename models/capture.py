@@ -154,6 +154,8 @@ def _flat(form: Form, answer: Any) -> Any:
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _STAND_INS = (fx.Proxy, *_SYMBOLS)
+_ONE_AT_A_TIME = threading.RLock()
+"""While torch captures a network it changes nn.Module itself, and undoes that: two at once would undo each other's."""
 
 
 class _Flat(nn.Module):
@@ -171,7 +173,8 @@ class _Flat(nn.Module):
 
 def capture_fx(model: nn.Module, example: Example, form: Form, kept: Sequence[str] = ()) -> fx.GraphModule:
     """Follow the network's code with stand-ins that note what is done to them; modules called `kept` are called."""
-    graph = _Tracer(example, form, kept).trace(model)
+    with _ONE_AT_A_TIME:
+        graph = _Tracer(example, form, kept).trace(model)
     module = fx.GraphModule(model, graph, type(model).__name__)
     for node in list(module.graph.nodes):
         if node.target in (torch._assert, torch._check):
@@ -194,7 +197,8 @@ def capture_export(model: nn.Module, example: Example, form: Form, kept: Sequenc
         warnings.simplefilter("ignore")  # torch's own deprecations, of no use to our users
         log.setLevel(logging.ERROR)
         try:
-            with _in_place_of(model, {name: _StandIn(block, calls[name]) for name, block in blocks.items()}):
+            stand_ins = {name: _StandIn(block, calls[name]) for name, block in blocks.items()}
+            with _ONE_AT_A_TIME, _in_place_of(model, stand_ins):
                 program = torch.export.export(whole, example.tensors).run_decompositions({})
         finally:
             log.setLevel(level)

@@ -15,6 +15,7 @@ from edgecloud.models.building import unwrapped
 from edgecloud.models.split import split
 from edgecloud.models.trace import Traced, trace
 from edgecloud.utils.errors import UsageError
+from tests.conftest import LONG_S
 
 X = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -379,6 +380,29 @@ def test_wrappers_of_torch_are_taken_off_at_any_depth() -> None:
     assert unwrapped(plain) == (plain, "torch.compile")
     assert unwrapped(plain) == (plain, "")
     check_every_cut(plain, trace(plain, X, "net"))
+
+
+def test_two_captures_at_once_wait_for_each_other() -> None:
+    """torch puts back what it has changed in nn.Module, and would put back what the other one had changed."""
+    before, found = nn.Module.__call__, []
+    second = threading.Thread(target=lambda: found.append(trace(nn.Sequential(nn.Linear(4, 2)).eval(), X, "second")))
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if second.ident is None:
+                second.start()
+                second.join(0.3)  # it cannot be done yet, and has begun
+            return torch.relu(self.inner(x))
+
+    traced = trace(First().eval(), X, "first")
+    second.join(LONG_S)
+    assert [layer.kind for layer in traced.graph.layers] == ["input", "Linear", "relu"]
+    assert [layer.kind for layer in found[0].graph.layers] == ["input", "Linear"]
+    assert nn.Module.__call__ is before
 
 
 def test_modules_that_other_threads_call_meanwhile_are_called_and_not_captured() -> None:
