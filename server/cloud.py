@@ -65,6 +65,7 @@ CLOSE_S, END_S = 5.0, 1.0
 NO_MEMORY_S = 1.0
 PROBE_S = 0.02  # of looking how fast this machine is
 LAYERS_PER_TOKEN = 100  # a set of layers that was not run lately has to be put together
+ROWS_PER_TOKEN = 1000  # blocks of rows of a plan that was not run lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +442,7 @@ class Cloud:
         graph = asked.served.graph
         future: Future[Any] = Future()
         reads = [graph.layers[number] for number in asked.inputs]
-        sink = self._sink(asked, request, reads, future)
+        sink = self._sink(session, asked, request, reads, future)
         label, order = asked.served.label, request.rows
         arriving = Arriving(request.id, label, reads, request.cuts, asked.deadline, sink, future, order)
         arriving.train.take(frame)
@@ -453,11 +454,16 @@ class Cloud:
             return
         session.arrivals.begin(arriving)
 
-    def _sink(self, asked: "Asked", request: Infer, reads: Sequence[Layer], future: "Future[Any]") -> Sink:
+    def _sink(
+        self, session: Session, asked: "Asked", request: Infer, reads: Sequence[Layer], future: "Future[Any]"
+    ) -> Sink:
         """What chunks are put into: a tail that runs by rows, where the edge wants that and it gains anything."""
         plan = None
         if request.rows:
-            plan = asked.served.tail_rows(asked.layers, pieces_of(request, asked.inputs), request.until or None)
+            how = asked.layers, pieces_of(request, asked.inputs), request.until or None
+            if not asked.served.has_tail_rows(*how):
+                session.charge(len(asked.layers) * len(request.rows) / ROWS_PER_TOKEN)
+            plan = asked.served.tail_rows(*how)
         if plan is None:
             return Whole(reads, request.cuts, lambda arrays: self._submit(asked, asked.job(arrays, future)))
 

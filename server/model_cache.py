@@ -104,6 +104,10 @@ class Served:
         with busy_without_memory():
             return self.executor.run(segment, arrays)
 
+    def has_tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None) -> bool:
+        """Whether `tail_rows` knows by now."""
+        return (layers, tuple(pieces), until) in self._row_plans
+
     def tail_rows(self, layers: frozenset[int], pieces: Sequence[Piece], until: int | None) -> RowPlan | None:
         """How these layers run by rows, up to one of them, while their inputs come in these chunks; None where nothing
         is gained. May be asked by any thread."""
