@@ -111,20 +111,27 @@ class Adapter:
         with self._lock:
             self._under_way += 1
             self._was_shared |= self._under_way > 1
-            started = time.monotonic()
-            if parts is None and self._usual is not None and started < self._decides_at:
-                return self._usual
-            self._look()
-            if parts is not None:
-                name = self._table.name_of(parts)
-                return None if name is None else self._turn(self._table.names.index(name), is_try=False)
-            is_alone = self._under_way == 1
-            left = (left or STREAM) if is_alone and self._has_cloud else 1
-            pick = self._steering.pick(self._table.names, self._ways, left, self._most_s)
-            self._follow()
-            turn = self._turn(pick.way, is_try=pick.is_try)
-            self._rest(turn, time.monotonic() - started)
-            return turn
+            try:
+                return self._next(left, parts)
+            except BaseException:  # an interrupt: nothing will end
+                self._under_way -= 1
+                raise
+
+    def _next(self, left: int | None, parts: Parts | None) -> Turn | None:
+        started = time.monotonic()
+        if parts is None and self._usual is not None and started < self._decides_at:
+            return self._usual
+        self._look()
+        if parts is not None:
+            name = self._table.name_of(parts)
+            return None if name is None else self._turn(self._table.names.index(name), is_try=False)
+        is_alone = self._under_way == 1
+        left = (left or STREAM) if is_alone and self._has_cloud else 1
+        pick = self._steering.pick(self._table.names, self._ways, left, self._most_s)
+        self._follow()
+        turn = self._turn(pick.way, is_try=pick.is_try)
+        self._rest(turn, time.monotonic() - started)
+        return turn
 
     def _rest(self, turn: Turn, took_s: float) -> None:
         """Networks that take about as long as a decision are not decided about each time."""

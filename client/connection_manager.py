@@ -806,7 +806,7 @@ class ConnectionManager:
 
     @property
     def absence(self) -> str:
-        """Why there is no cloud to ask: it is away, or has not got the network yet."""
+        """Why no cloud is asked: it is unreachable, or does not have the network yet."""
         is_sending = self._shipping is not None and self._shipping.is_busy
         return self.why if is_sending else f"{AWAY}{self.why}"
 
