@@ -58,6 +58,8 @@ class BundleRows:
         self._bundle, self._threads = bundle, threads
         self._plans: OrderedDict[RowPlan, Ready] = OrderedDict()
         self._sessions: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+        self._written: tuple[RowPlan, tuple[StepModel | None, ...]] | None = None
+        """The models of the plan that was asked about last: it is usually the next one to start."""
 
     @cached_property
     def _layers(self) -> dict[int, OnnxRow]:
@@ -76,7 +78,11 @@ class BundleRows:
 
     def takes(self, plan: RowPlan) -> bool:
         """Whether its sessions would not hold too much."""
-        return self._held_by(self._models(plan)) <= self._most_bytes
+        models = self._models(plan)
+        is_small = self._held_by(models) <= self._most_bytes
+        if is_small:
+            self._written = plan, models
+        return is_small
 
     def start(self, plan: RowPlan) -> tuple["BundleRowRun", bool]:
         """A run of a plan, and whether it is the first one. Raises UsageError where the runtime cannot run it."""
@@ -106,11 +112,11 @@ class BundleRows:
     def _held_by(self, models: Iterable[StepModel | None]) -> int:
         """By a session for each of them that is different."""
         parts = {_key(each): each.part for each in models if each is not None}
-        weights = (self._bundle.weight(name).nbytes for part in parts.values() for name in part.weights)
-        return HELD_TIMES * sum(weights)
+        return HELD_TIMES * sum(self._bundle.bytes_of(part.weights) for part in parts.values())
 
     def _ready(self, plan: RowPlan) -> Ready:
-        models = self._models(plan)
+        written, self._written = self._written, None
+        models = written[1] if written is not None and written[0] == plan else self._models(plan)
         steps = (None if each is None else Step(each.feeds, each.results, self._session(each)) for each in models)
         return Ready(tuple(steps), self._held_by(models))
 

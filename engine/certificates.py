@@ -64,12 +64,9 @@ def _joined(answers: Iterable[Sequence[Array]]) -> list[Array]:
 
 
 def _joined_if_all(answers: Iterable[Sequence[Array] | None]) -> list[Array] | None:
-    there: list[Sequence[Array]] = []
-    for each in answers:
-        if each is None:
-            return None
-        there.append(each)
-    return _joined(there)
+    found = list(answers)
+    there = [each for each in found if each is not None]
+    return _joined(there) if len(there) == len(found) else None
 
 
 def _other(array: Array, number: int) -> Array:

@@ -226,9 +226,10 @@ class BaseExecutor(ABC):
     def _planned(self, plan: Planner, layers: frozenset[int], pieces: Sequence[Piece]) -> RowPlan | None:
         rows = self.rows
         planned = None if rows is None else plan(self._network.graph, rows.ops, layers, pieces)
-        if rows is None or planned is None or not rows.takes(planned):
+        if rows is None or planned is None:
             return None
-        return replace(planned, backend=self.backend)
+        planned = replace(planned, backend=self.backend)
+        return planned if rows.takes(planned) else None
 
     def tail_by_rows(self, plan: RowPlan) -> TailStream:
         """One run of a tail by rows. Raises UsageError for a plan that is not this back-end's."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from edgecloud.models.graph import LayerGraph
 from edgecloud.models.rows import Ops, Piece, RowOps, RowSchedule, head_schedule, tail_schedule
-from edgecloud.models.specs import UnknownLayerError
 from edgecloud.partition.chunking import axis_of
 from edgecloud.partition.cost import Chunking, Crossing, Packed
 from edgecloud.partition.overlap import RowShares
@@ -161,12 +160,7 @@ class RowsOf(Mapping[Crossing, RowShares]):
 
     @cached_property
     def _weight_bytes(self) -> tuple[int, ...]:
-        """Of every layer."""
-        try:
-            described = tuple(spec.weight_bytes for spec in self._network.specs())
-        except UnknownLayerError:  # some layer, or a network of several inputs
-            return self._network.weight_bytes()
-        return (0,) * (len(self._graph.layers) - len(described)) + described
+        return self._network.weight_bytes()
 
 
 Scheduler: TypeAlias = Callable[[LayerGraph, Ops, frozenset[int], Sequence[Piece]], RowSchedule | None]

@@ -20,7 +20,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
@@ -203,6 +203,10 @@ class Bundle:
     def weight(self, name: str) -> NDArray[Any]:
         """A weight by the name that the ONNX graph knows it by. Raises UsageError where it is damaged."""
         return self._array(self._weights[name])
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Of some weights, as the header says: none is read."""
+        return sum(self._weights[name].blob.bytes for name in names)
 
     def rest(self) -> None:
         """Let the system take back the memory of what was read: it is read again from the file where it is needed."""

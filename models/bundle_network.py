@@ -76,10 +76,10 @@ class BundleNetwork:
 
     def weight_bytes(self) -> tuple[int, ...]:
         """Of every layer, the inputs among them, the bytes of its parameters."""
-        bundle, graph = self.bundle, self.graph
-        layers = (frozenset({number}) if layer.inputs else None for number, layer in enumerate(graph.layers))
-        parts = (() if each is None else bundle.part(each).weights for each in layers)
-        return tuple(sum(bundle.weight(name).nbytes for name in names) for names in parts)
+        bundle, layers = self.bundle, enumerate(self.graph.layers)
+        if bundle.content.specs is not None:
+            return (0,) * len(self.graph.inputs) + tuple(spec.weight_bytes for spec in bundle.content.specs)
+        return tuple(bundle.bytes_of(bundle.part({n}).weights) if layer.inputs else 0 for n, layer in layers)
 
     def whole(self, x: Fed) -> list[Array]:
         """The tensors of the answer, run in one piece."""

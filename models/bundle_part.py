@@ -33,7 +33,7 @@ class BundlePart(ABC):
         self.made = tuple(name for name in dict.fromkeys(self._outputs) if name not in self._inputs)
         """The names of the tensors that have to be computed, in the order in which they come."""
         part = bundle.part(layers, self.outputs) if self.made else None
-        self.weight_bytes = 0 if part is None else sum(bundle.weight(name).nbytes for name in part.weights)
+        self.weight_bytes = 0 if part is None else bundle.bytes_of(part.weights)
         """Of its own layers: what it may hold a copy of."""
         self._compiled = None if part is None else self._prepare(bundle, part, threads)
 

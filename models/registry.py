@@ -394,7 +394,7 @@ def _torchvision(name: str, torchvision_name: str) -> Entry:
     photo = _photo(weights.transforms())
     return Entry(
         name=name,
-        build=partial(_build, torchvision_name, side=photo.crop),
+        build=partial(_build, torchvision_name),
         input_shape=(3, photo.crop, photo.crop),
         preprocess=photo,
         labels=tuple(weights.meta["categories"]),
@@ -416,14 +416,16 @@ def _photo(transform: Any) -> Photo:
 
 
 # googlenet and inception_v3 would draw their parameters slowly only to have them overwritten, and their published
-# weights expect the input transformation.
-_BUILD_OPTIONS = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
+# weights expect the input transformation. vit_h_14's positions are parameters, and its published weights are for larger
+# pictures than it is built for by itself.
+_BUILD_OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")},
+    "vit_h_14": {"image_size": 518},
+}
 
 
-def _build(torchvision_name: str, weights: Any = None, side: int = 0) -> "nn.Module":
-    options: dict[str, Any] = dict(_BUILD_OPTIONS.get(torchvision_name, {}))
-    if weights is None and torchvision_name.startswith("vit_"):  # its positions are parameters, one for each patch
-        options["image_size"] = side
+def _build(torchvision_name: str, weights: Any = None) -> "nn.Module":
+    options = _BUILD_OPTIONS.get(torchvision_name, {})
     model: nn.Module = torchvision().models.get_model(torchvision_name, weights=weights, **options)
     for training_only in ("aux1", "aux2", "AuxLogits"):  # never run in eval mode
         if getattr(model, training_only, None) is not None:
